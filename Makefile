@@ -1,0 +1,52 @@
+# Every word installs what it needs into .venv first. `make` alone lists them.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+INSTALL_INPUTS := setup.py pyproject.toml constraints.txt .ci/install $(wildcard csrc/*)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test test-slow test-gpu check format golden clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+
+setup: $(STAMP)  ## install into .venv
+
+demo: $(STAMP)  ## cluster, train, mix and compare on the CPU, from the text shipped with the package
+	$(BIN)/python -m xelm_nemo.train +experiment=udhr $(ARGS)
+
+test: $(STAMP)  ## the tests that need neither a GPU nor much time
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(STAMP)  ## the tests that take longer than ten seconds each
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-gpu: $(STAMP)  ## the kernels and everything marked gpu or multigpu, on this machine's GPUs
+	$(BIN)/python -m pytest tests/kernels $(ARGS)
+	$(BIN)/python -m pytest -m "gpu or multigpu" $(ARGS)
+
+check: $(STAMP)  ## formatter, linter, spelling and types; changes nothing
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/codespell
+	$(BIN)/mypy
+
+format: $(STAMP)  ## let ruff lay out the code and mend what it can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+golden: $(STAMP)  ## write the tests' golden files anew; look at the difference before you commit it
+	$(BIN)/python -m pytest --golden $(ARGS)
+
+clean:  ## remove .venv and everything built; runs stay
+	rm -rf $(VENV) build dist *.egg-info xelm_nemo/_csrc*.so .mypy_cache .pytest_cache .ruff_cache
+
+$(STAMP): $(INSTALL_INPUTS)
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || { \
+	  echo "PYTHON=$(PYTHON) is not Python 3.11 or 3.12; say which is: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.12"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python .ci/install
+	@touch $@

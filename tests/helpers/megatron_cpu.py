@@ -1,0 +1,162 @@
+"""Real ranks over gloo, small training jobs for them, and a look at what they wrote."""
+
+import contextlib
+import dataclasses
+import os
+import socket
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.multiprocessing
+
+VOCAB_SIZE = 300  # padded to 384 rows at one tensor-parallel rank and to 512 at two
+SEQ_LENGTH = 32
+CLUSTERS = [0, 1]
+
+
+def on_ranks(num_ranks, function, *args):
+    """Call `function(*args)` in `num_ranks` new processes; the first failure is raised here.
+
+    The function, at the top of a module, opens process groups with `process_group`.
+    """
+    torch.multiprocessing.spawn(_rank_main, (num_ranks, function, args), nprocs=num_ranks)
+
+
+def _rank_main(rank, num_ranks, function, args):
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(num_ranks), MASTER_ADDR="127.0.0.1")
+    function(*args)
+
+
+def free_ports(count):
+    """TCP ports that nobody listens on, all different."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def train_in_turn(folders, ports):
+    """Train jobs one after another on these ranks, a process group each."""
+    from xelm_nemo.expert.job import TrainJob
+    from xelm_nemo.expert.loop import train
+
+    for folder, port in zip(folders, ports, strict=True):
+        os.environ["MASTER_PORT"] = str(port)
+        train(TrainJob.load(folder))
+
+
+def write_tokens(folder):
+    """Token shards of random documents for two clusters."""
+    from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder, get_bin_path, get_idx_path
+
+    from xelm_nemo.shards.build import shard_prefix
+
+    rng = np.random.default_rng(0)
+    for cluster in CLUSTERS:
+        for split in ("train", "valid"):
+            prefix = shard_prefix(folder, cluster, split)
+            prefix.parent.mkdir(parents=True, exist_ok=True)
+            builder = IndexedDatasetBuilder(get_bin_path(str(prefix)), dtype=np.uint16)
+            for length in rng.integers(10, 60, size=12):
+                tokens = rng.integers(4, VOCAB_SIZE, size=length).astype(np.uint16)
+                builder.add_document(tokens, [length])
+            builder.finalize(get_idx_path(str(prefix)))
+
+
+def write_seed_model(folder, shape):
+    """A model folder with random weights."""
+    from xelm_nemo import parallel
+    from xelm_nemo.artifacts import Recipe
+    from xelm_nemo.checkpoint import store
+    from xelm_nemo.model.config import ParallelConfig
+    from xelm_nemo.model.gpt import build_model
+
+    with parallel.model_parallel(seed=1):
+        model = build_model(shape, ParallelConfig(), vocab_size=VOCAB_SIZE, dtype=torch.float32)
+        facts = store.ModelFacts(shape=shape, vocab_size=VOCAB_SIZE, dtype="fp32", tokenizer="none")
+        store.save_model(folder, model, facts, Recipe("model", {}))
+
+
+@dataclasses.dataclass(frozen=True)
+class Workshop:
+    """A folder with token shards and a seed model, where jobs are made."""
+
+    folder: Path
+
+    def set_up(self, shape):
+        """Write the shards and the seed model."""
+        write_tokens(self.folder / "tokens")
+        write_seed_model(self.folder / "seed_model", shape)
+
+    def job(self, name, shape, *, layout=None, **changes):
+        """The folder of a new training job of 2 iterations with 8 sequences each."""
+        from xelm_nemo.expert.config import OptimConfig
+        from xelm_nemo.expert.job import TrainJob
+        from xelm_nemo.model.config import ParallelConfig
+
+        settings = {
+            "train_iters": 2,
+            "global_batch_size": 8,
+            "micro_batch_size": 2,
+            "seq_length": SEQ_LENGTH,
+            "seed": 1,
+            "log_interval": 1,
+            "save_interval": 1,
+            "eval_interval": 2,
+            "eval_sequences": 4,
+            # No clipping, and no momentum: Adam's first moment is then the last gradient itself.
+            "optim": OptimConfig(lr=1e-3, adam_beta1=0.0, clip_grad=0.0),
+        }
+        job = TrainJob(
+            name=name,
+            folder=str(self.folder / name),
+            init=str(self.folder / "seed_model"),
+            tokens=str(self.folder / "tokens"),
+            tokenizer="none",
+            clusters=CLUSTERS,
+            shape=shape,
+            parallel=layout or ParallelConfig(),
+            dtype="fp32",
+            **settings | changes,
+        )
+        Path(job.folder).mkdir(parents=True)
+        job.save()
+        return Path(job.folder)
+
+
+def losses(job_folder):
+    """Name and iteration -> loss, of everything that a job logged."""
+    from xelm_nemo.log import METRICS, read_metrics
+
+    return {
+        (name, line["iteration"]): line[name]
+        for line in read_metrics(job_folder / METRICS)
+        for name in ("loss", "valid_loss")
+        if name in line
+    }
+
+
+def checkpoint_tensors(folder):
+    """Every tensor of a distributed checkpoint, whole, by its name there and without vocabulary padding."""
+    import torch.distributed.checkpoint as dcp
+
+    reader = dcp.FileSystemReader(folder)
+    entries = reader.read_metadata().state_dict_metadata
+    tensors = {
+        name: torch.empty(entry.size, dtype=entry.properties.dtype)
+        for name, entry in entries.items()
+        if hasattr(entry, "size")
+    }
+    dcp.load(tensors, storage_reader=reader, no_dist=True)
+    return {
+        name: tensor[:VOCAB_SIZE] if "word_embeddings" in name else tensor for name, tensor in tensors.items()
+    }
+
+
+def gradients(job_folder, iteration):
+    """Parameter -> its gradient in a step of a job that trained without momentum."""
+    mark = "optimizer.state.exp_avg."
+    tensors = checkpoint_tensors(job_folder / f"checkpoints/iter_{iteration:07d}")
+    return {name.removeprefix(mark): tensor for name, tensor in tensors.items() if name.startswith(mark)}

@@ -1,0 +1,169 @@
+"""One model, divided in any way over real ranks, computes and learns the same."""
+
+import dataclasses
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.helpers import megatron_cpu
+from tests.helpers.megatron_cpu import Workshop, checkpoint_tensors, gradients, losses
+from xelm_nemo.expert.job import JOB, TrainJob
+from xelm_nemo.expert.loop import train
+from xelm_nemo.model.config import ModelConfig, ParallelConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+DROPOUT = ModelConfig(
+    num_layers=2, hidden_size=32, ffn_hidden_size=64, num_attention_heads=4, max_position_embeddings=64
+)
+SHAPE = dataclasses.replace(DROPOUT, hidden_dropout=0.0, attention_dropout=0.0)
+LAYOUTS = {
+    "tp2": ParallelConfig(tensor_model_parallel_size=2),
+    "tp2_sp": ParallelConfig(tensor_model_parallel_size=2, sequence_parallel=True),
+    "pp2": ParallelConfig(pipeline_model_parallel_size=2),
+    "dp2": ParallelConfig(data_parallel_size=2),
+}
+RTOL = 1e-5
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folders of all jobs by name. Starting ranks is what takes time, so one pair trains them all."""
+    workshop = Workshop(tmp_path_factory.mktemp("layouts"))
+    workshop.set_up(SHAPE)
+    folders = {"tp1": workshop.job("tp1", SHAPE)}
+    folders["to_move"] = workshop.job("to_move", SHAPE, train_iters=6, save_interval=4)
+    for folder in folders.values():
+        train(TrainJob.load(folder))
+    on_two_ranks = {name: workshop.job(name, SHAPE, layout=layout) for name, layout in LAYOUTS.items()}
+    for name in ("tp2", "dp2"):
+        on_two_ranks[f"moved_to_{name}"] = halfway(folders["to_move"], LAYOUTS[name], name=f"moved_to_{name}")
+    for name in ("dropout", "dropout_again"):
+        on_two_ranks[name] = workshop.job(name, DROPOUT, layout=LAYOUTS["tp2_sp"])
+    ports = megatron_cpu.free_ports(len(on_two_ranks) + 1)
+    megatron_cpu.on_ranks(2, rank_main, list(on_two_ranks.values()), ports, workshop.folder)
+    return folders | on_two_ranks
+
+
+def halfway(folder, layout, *, name):
+    """A copy of a job as a kill after iteration 4 of 6 leaves it, to go on at another layout."""
+    copy = folder.with_name(name)
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("model", "iter_0000006"))
+    job = dataclasses.replace(TrainJob.load(copy), name=name, folder=str(copy), parallel=layout)
+    (copy / JOB).unlink()
+    job.save()
+    return copy
+
+
+def rank_main(folders, ports, masks_folder):
+    megatron_cpu.train_in_turn(folders, ports[1:])
+    os.environ["MASTER_PORT"] = str(ports[0])
+    save_dropout_masks(masks_folder)
+
+
+def save_dropout_masks(folder):
+    """What this tensor-parallel rank drops, where ranks hold different parts and where they hold the same."""
+    from megatron.core.tensor_parallel import get_cuda_rng_tracker
+
+    from xelm_nemo import parallel
+    from xelm_nemo.expert.step import seed_dropout
+
+    with parallel.model_parallel(tensor_model_parallel_size=2) as layout:
+        seed_dropout(1, 0, layout)
+        with get_cuda_rng_tracker().fork():
+            divided = torch.nn.functional.dropout(torch.ones(1000), 0.1)
+        shared = torch.nn.functional.dropout(torch.ones(1000), 0.1)
+        torch.save({"divided": divided, "shared": shared}, folder / f"masks{layout.rank}.pt")
+
+
+def relative_errors(found, expected):
+    """Tensor name -> the largest difference, in units of the largest element expected."""
+    assert found.keys() == expected.keys()
+    return {
+        name: ((found[name] - expected[name]).abs().max() / expected[name].abs().max()).item()
+        for name in expected
+    }
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layout_changes_no_loss(trained, layout):
+    assert losses(trained[layout]) == pytest.approx(losses(trained["tp1"]), rel=RTOL)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layout_changes_no_gradient(trained, layout):
+    expected = gradients(trained["tp1"], iteration=1)
+    assert len(expected) == 15, "every parameter of the model, layers stacked"
+    errors = relative_errors(gradients(trained[layout], iteration=1), expected)
+    assert {name: error for name, error in errors.items() if not error <= RTOL} == {}
+
+
+@pytest.mark.parametrize("layout", ["tp2", "dp2"])
+def test_run_that_moves_to_another_layout_goes_on_with_the_same_losses(trained, layout):
+    found, expected = losses(trained[f"moved_to_{layout}"]), losses(trained["to_move"])
+    assert ("loss", 6) in expected
+    assert found == pytest.approx(expected, rel=RTOL)
+
+
+@pytest.mark.parametrize("layout", ["tp2", "dp2"])
+def test_run_that_moves_to_another_layout_has_not_started_again(trained, layout):
+    checkpoints = {path.name for path in (trained[f"moved_to_{layout}"] / "checkpoints").iterdir()}
+    assert checkpoints == {"iter_0000004", "iter_0000006"}
+
+
+def test_dropout_on_two_ranks_repeats(trained):
+    assert losses(trained["dropout"]) == losses(trained["dropout_again"])
+    first, second = (checkpoint_tensors(trained[name] / "model/weights") for name in ("dropout", "dropout_again"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_dropout_drops(trained):
+    assert losses(trained["dropout"])["loss", 1] != pytest.approx(losses(trained["tp1"])["loss", 1], rel=RTOL)
+
+
+def test_tensor_parallel_ranks_drop_alike_only_where_they_hold_the_same(trained):
+    first, second = (torch.load(trained["tp1"].parent / f"masks{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert torch.equal(first["shared"], second["shared"])
+    assert not torch.equal(first["divided"], second["divided"])
+    for masks in (first, second):
+        assert 0.85 < (masks["divided"] != 0).float().mean() < 0.95
+
+
+def start_worker(folder):
+    """The product's own worker on a job, a world of its own."""
+    command = [sys.executable, "-m", "xelm_nemo.expert", folder]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def kill_after(worker, checkpoint):
+    """SIGKILL to a worker and all it started, at once when a checkpoint has its name."""
+    while not checkpoint.exists():
+        assert worker.poll() is None, worker.communicate()[1]
+        time.sleep(0.001)
+    os.killpg(worker.pid, signal.SIGKILL)
+    worker.communicate()
+
+
+def test_killed_run_ends_with_the_bits_of_an_undisturbed_one(tmp_path):
+    workshop = Workshop(tmp_path)
+    workshop.set_up(DROPOUT)
+    settings = {"train_iters": 8, "save_interval": 2}
+    killed, whole = (workshop.job(name, DROPOUT, **settings) for name in ("killed", "whole"))
+    undisturbed, worker = start_worker(whole), start_worker(killed)
+    kill_after(worker, killed / "checkpoints/iter_0000004")
+    assert not (killed / "model").exists(), "it was to be killed before its end"
+    again = start_worker(killed)
+    for process in (undisturbed, again):
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+    assert "from iteration 4 to 8" in errors
+    found, expected = (checkpoint_tensors(folder / "model/weights") for folder in (killed, whole))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert losses(killed) == losses(whole)

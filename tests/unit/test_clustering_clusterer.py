@@ -1,0 +1,170 @@
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from xelm_nemo.clustering.clusterer import Clusterer, TfidfClusterer, TypologyClusterer, fit_clusterer
+from xelm_nemo.clustering.config import METHODS, ClusteringConfig
+from xelm_nemo.clustering.report import cluster_report, report_markdown
+from xelm_nemo.corpus.jsonl import Document
+from xelm_nemo.errors import ArtifactError, ConfigError, CorpusError
+
+WORDS = {
+    "en": "the right to life and law",
+    "fr": "le droit et la loi de la vie",
+    "ru": "право на жизнь и закон",
+}
+
+
+def documents(num_each=8):
+    """Documents of three languages in turn, each of its own language's words in its own order."""
+    rng = np.random.default_rng(0)
+    return [
+        Document(f"train/0/a.jsonl|{3 * i + j}", " ".join(rng.permutation(text.split())), lang)
+        for i in range(num_each)
+        for j, (lang, text) in enumerate(WORDS.items())
+    ]
+
+
+def config(method, **settings):
+    return ClusteringConfig(**{"method": method, "num_clusters": 3, "svd_dim": 3, **settings})
+
+
+def test_tfidf_puts_each_language_into_its_own_cluster():
+    clusters = fit_clusterer(documents(), config("tfidf")).assign(documents())
+    assert clusters == [0, 1, 2] * 8
+
+
+def test_tfidf_assigns_to_the_nearest_centroid_whatever_the_balance():
+    clusterer = fit_clusterer(documents(), config("tfidf"))
+    english = [Document(f"x|{i}", WORDS["en"], None) for i in range(5)]
+    assert clusterer.assign(english) == [0] * 5
+
+
+def test_typology_goes_by_the_languages_found_in_the_corpus():
+    clusterer = fit_clusterer(documents(), config("typology"))
+    assert clusterer.cluster_of == {"en": 0, "fr": 1, "ru": 2}
+    assert clusterer.assign(documents()) == [0, 1, 2] * 8
+
+
+def test_typology_can_be_told_its_languages():
+    clusterer = fit_clusterer(documents(), config("typology", languages=["ru", "fr", "en", "es"]))
+    assert set(clusterer.cluster_of) == {"ru", "fr", "en", "es"}
+
+
+def test_random_clusters_depend_on_the_document_and_the_seed_alone():
+    many = documents(200)
+    clusterer = fit_clusterer(many, config("random"))
+    clusters = clusterer.assign(many)
+    assert clusterer.assign(many[::-1]) == clusters[::-1]
+    assert fit_clusterer(many, config("random", seed=1)).assign(many) != clusters
+    assert all(150 < count < 250 for count in Counter(clusters).values())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_loaded_clusterer_assigns_as_the_fitted_one(tmp_path, method):
+    fitted = fit_clusterer(documents(), config(method))
+    fitted.save(tmp_path)
+    loaded = Clusterer.load(tmp_path)
+    assert type(loaded) is type(fitted)
+    assert (loaded.kind, loaded.num_clusters) == (method, 3)
+    assert loaded.assign(documents()) == fitted.assign(documents())
+    assert json.loads((tmp_path / "clusterer.json").read_text())["kind"] == method
+
+
+def test_a_tfidf_clusterer_keeps_the_bits_that_the_router_needs(tmp_path):
+    fitted = fit_clusterer(documents(), config("tfidf"))
+    fitted.save(tmp_path)
+    loaded = Clusterer.load(tmp_path)
+    assert isinstance(loaded, TfidfClusterer)
+    assert np.array_equal(loaded.centroids, fitted.centroids)
+    assert np.array_equal(loaded.features.transform(["the loi"]), fitted.features.transform(["the loi"]))
+
+
+def test_blocks_of_documents_do_not_change_the_clusters(monkeypatch):
+    clusterer = fit_clusterer(documents(), config("tfidf"))
+    monkeypatch.setattr("xelm_nemo.clustering.clusterer._DOCUMENTS_A_BLOCK", 5)
+    assert clusterer.assign(documents()) == [0, 1, 2] * 8
+    assert clusterer.assign([]) == []
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("num_clusters", [0, 25])
+def test_more_clusters_than_documents_is_an_error(method, num_clusters):
+    with pytest.raises(
+        ConfigError, match=rf"clustering\.num_clusters={num_clusters} cannot divide 24 documents"
+    ):
+        fit_clusterer(documents(), config(method, num_clusters=num_clusters))
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_out_of_range_is_an_error(seed):
+    with pytest.raises(ConfigError, match=rf"clustering\.seed={seed}"):
+        fit_clusterer(documents(), config("tfidf", seed=seed))
+
+
+def test_an_unknown_method_names_those_there_are():
+    with pytest.raises(ConfigError, match=r"clustering\.method='kmeans'.*tfidf.*typology.*random"):
+        fit_clusterer(documents(), config("kmeans"))
+
+
+@pytest.mark.parametrize("lang", ["de", None])
+def test_a_document_whose_language_has_no_cluster_is_named(lang):
+    clusterer = TypologyClusterer(2, {"en": 0, "fr": 1})
+    with pytest.raises(CorpusError, match=rf"valid/0/a\|7 has lang={lang!r}.*en fr"):
+        clusterer.assign([Document("valid/0/a|7", "x", lang)])
+
+
+def test_documents_without_language_cannot_be_clustered_by_language():
+    with pytest.raises(CorpusError, match=r"x\|0 has no language.*corpus\.lang_key"):
+        fit_clusterer([*documents(), Document("x|0", "x", None)], config("typology"))
+
+
+@pytest.mark.parametrize("text", ["{}", '{"kind": "other"}', "[]", '{"kind": "random", "num_clusters": 2}'])
+def test_a_clusterer_file_that_describes_none_is_refused(tmp_path, text):
+    (tmp_path / "clusterer.json").write_text(text)
+    with pytest.raises(ArtifactError, match=r"clusterer\.json does not describe a clusterer"):
+        Clusterer.load(tmp_path)
+
+
+def test_centroids_of_another_clusterer_are_refused(tmp_path):
+    fit_clusterer(documents(), config("tfidf", num_clusters=2)).save(tmp_path)
+    two = (tmp_path / "centroids.safetensors").read_bytes()
+    fit_clusterer(documents(), config("tfidf")).save(tmp_path)
+    (tmp_path / "centroids.safetensors").write_bytes(two)
+    with pytest.raises(ArtifactError, match=r"centroids \[2, 3\].*\[3, 3\]"):
+        Clusterer.load(tmp_path)
+
+
+def test_the_report_counts_languages_and_names_the_heaviest_terms():
+    clusterer = fit_clusterer(documents(), config("tfidf"))
+    mixed = [*documents(), Document("x|0", "the law", None)]
+    report = cluster_report(clusterer, mixed, clusterer.assign(mixed))
+    assert (report["kind"], report["num_clusters"], report["num_documents"]) == ("tfidf", 3, 25)
+    first = report["clusters"][0]
+    assert (first["documents"], first["languages"]) == (9, {"en": 8, "?": 1})
+    assert set(first["top_terms"][:6]) == set(WORDS["en"].split())
+    assert json.loads(json.dumps(report)) == report
+
+
+def test_an_empty_cluster_is_in_the_report():
+    report = cluster_report(TypologyClusterer(2, {"en": 0, "fr": 1}), documents()[:1], [0])
+    assert [row["documents"] for row in report["clusters"]] == [1, 0]
+    assert "top_terms" not in report["clusters"][0]
+
+
+def test_the_markdown_report_is_a_table_that_no_term_can_break():
+    report = {
+        "kind": "tfidf",
+        "num_clusters": 1,
+        "num_documents": 3,
+        "clusters": [
+            {"cluster": 0, "documents": 3, "languages": {"en": 2, "fr": 1}, "top_terms": ["a |", "`", "law"]}
+        ],
+    }
+    assert report_markdown(report).splitlines()[2:] == [
+        "| cluster | documents | languages | top terms |",
+        "| --- | --- | --- | --- |",
+        "| 0 | 3 | en 2 fr 1 | `a␣¦` `'` `law` |",
+    ]

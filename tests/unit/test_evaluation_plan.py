@@ -1,0 +1,94 @@
+import pytest
+
+from xelm_nemo.ensemble.rules import Ensemble
+from xelm_nemo.errors import ConfigError, CorpusError
+from xelm_nemo.evaluation.config import EvaluationConfig
+from xelm_nemo.evaluation.plan import check_inputs, plan_ensembles, select_documents
+from xelm_nemo.evaluation.scoring import HeldOutDocument, ModelSource
+
+DOCUMENTS = [HeldOutDocument(f"text {n}", "en") for n in range(10)]
+EXPERTS = [ModelSource(f"expert{k}", "", lambda: None) for k in range(2)]
+
+
+def plan(num_experts=4, can_route=True, has_language_expert=True, **settings):
+    config = EvaluationConfig(**settings)
+    return plan_ensembles(
+        config, num_experts=num_experts, can_route=can_route, has_language_expert=has_language_expert
+    )
+
+
+def names(ensembles):
+    return [ensemble.name for ensemble in ensembles]
+
+
+def test_a_text_clusterer_is_measured_with_all_experts_each_top_k_and_by_language():
+    assert plan(top_k=[2, 1]) == [
+        Ensemble("ensemble", "clustering"),
+        Ensemble("ensemble top-1", "clustering", 1),
+        Ensemble("ensemble top-2", "clustering", 2),
+        Ensemble("top-1 by language", "top1_language"),
+    ]
+
+
+def test_top_k_of_every_expert_is_not_measured_twice():
+    assert names(plan(num_experts=2, has_language_expert=False)) == ["ensemble", "ensemble top-1"]
+
+
+def test_languages_lead_where_texts_cannot_be_placed():
+    assert names(plan(can_route=False)) == ["top-1 by language"]
+
+
+def test_weights_are_uniform_where_nothing_is_known():
+    assert names(plan(can_route=False, has_language_expert=False)) == ["uniform"]
+
+
+def test_the_first_rule_asked_for_leads():
+    assert names(plan(rules=["bayes", "clustering"], top_k=[])) == ["bayes", "ensemble"]
+
+
+@pytest.mark.parametrize(
+    "settings, named",
+    [
+        ({"rules": ["vote"]}, r"evaluation.rules=\['vote'\]"),
+        ({"rules": []}, r"evaluation.rules=\[\]"),
+        ({"rules": ["product_of_experts"], "can_route": False}, "clustering.method=tfidf"),
+        ({"rules": ["top1_language"], "has_language_expert": False}, "corpus.lang_key"),
+        ({"top_k": [0, 1]}, r"evaluation.top_k=\[0, 1\]"),
+    ],
+)
+def test_rules_that_cannot_work_are_named(settings, named):
+    with pytest.raises(ConfigError, match=named):
+        plan(**settings)
+
+
+def test_max_docs_takes_documents_from_everywhere():
+    assert [document.text for document in select_documents(DOCUMENTS, 3)] == ["text 0", "text 3", "text 6"]
+
+
+def test_max_docs_past_the_end_takes_all():
+    assert select_documents(DOCUMENTS, 11) == DOCUMENTS
+
+
+def test_an_empty_split_is_refused():
+    with pytest.raises(CorpusError, match=r"corpus\.test_split"):
+        select_documents([], None)
+
+
+def test_max_docs_of_nothing_is_refused():
+    with pytest.raises(ConfigError, match=r"evaluation\.max_docs=0"):
+        select_documents(DOCUMENTS, 0)
+
+
+def test_missing_experts_are_counted():
+    with pytest.raises(ConfigError, match=r"clustering.num_clusters=3 .* 2 trained experts"):
+        check_inputs(DOCUMENTS, EXPERTS, 3, plan(), {"en": 0})
+
+
+def test_a_language_without_an_expert_is_named():
+    with pytest.raises(ConfigError, match=r"lang=\['en'\]"):
+        check_inputs(DOCUMENTS, EXPERTS, 2, plan(), {"de": 0})
+
+
+def test_a_language_of_an_expert_that_is_not_there_is_named():
+    with pytest.raises(ConfigError, match=r"\{'de': 2\}"):
+        check_inputs(DOCUMENTS, EXPERTS, 2, plan(), {"en": 0, "de": 2})

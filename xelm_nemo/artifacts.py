@@ -1,0 +1,124 @@
+"""What passes between stages: folders with a manifest that says what they were made from.
+
+A folder is an artifact when it holds `manifest.json`, which is written last, inside a folder that
+takes its final name only when it is whole. Stages know each other only through these folders:
+
+    corpus/               {train,valid,test}/<shard>/*.jsonl
+    clusterer/            tf-idf vocabulary, SVD and centroids, or the language tree
+    clusters/             <split>/<shard>/<file>.jsonl of {"sp_id": "<path>|<line>", "cluster": k}
+    tokenizer/            a Hugging Face tokenizer folder
+    tokens/               cluster<k>/{train,valid}.{bin,idx}
+    seed_model/           weights/ (distributed checkpoint) and model.json
+    experts/round<r>/     expert<k>/, dense/, and set.json
+    evaluation/           result.json, report.md, plots
+    export/               one Hugging Face folder an expert
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from xelm_nemo.errors import ArtifactError
+from xelm_nemo.files import atomic_folder, fingerprint, read_json, sha256, write_json
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What an artifact is made from; two equal recipes give the same artifact.
+
+    Attributes:
+        kind: what the artifact is, for example "clusterer".
+        settings: the options that shape it, JSON values only.
+        inputs: name -> the file or folder that it is made from.
+    """
+
+    kind: str
+    settings: Mapping[str, Any]
+    inputs: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+
+    def stamp(self) -> dict[str, Any]:
+        """The recipe as it is recorded in a manifest, inputs reduced to size and time or to a digest."""
+        inputs = {name: _stamp(path) for name, path in self.inputs.items()}
+        return {"kind": self.kind, "settings": dict(self.settings), "inputs": inputs}
+
+
+def is_current(folder: Path, recipe: Recipe) -> bool:
+    """Whether the folder is whole and was made by this very recipe from inputs that have not changed."""
+    if not (folder / MANIFEST).is_file():
+        return False
+    manifest = read_json(folder / MANIFEST)
+    if manifest.get("format_version") != FORMAT_VERSION:
+        return False
+    return fingerprint(manifest["recipe"]) == fingerprint(recipe.stamp())
+
+
+@contextlib.contextmanager
+def build(folder: Path, recipe: Recipe) -> Iterator[Path]:
+    """Yield an empty folder to fill; on success it gets a manifest and takes its name in one step."""
+    stamp = recipe.stamp()  # before the work: inputs that change meanwhile make the artifact stale
+    with atomic_folder(folder) as part:
+        yield part
+        write_manifest(part, stamp)
+
+
+def write_manifest(folder: Path, stamp: Mapping[str, Any]) -> None:
+    """Record the recipe's stamp and the hash of every file in the folder; marks the folder as whole."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
+    entries = {
+        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files
+    }
+    # The digest speaks of content only: an input that was touched but not changed makes its artifact
+    # be built again, and nothing after it.
+    digest = fingerprint([FORMAT_VERSION, stamp["kind"], stamp["settings"], entries])
+    manifest = {"format_version": FORMAT_VERSION, "recipe": stamp, "files": entries, "digest": digest}
+    write_json(folder / MANIFEST, manifest)
+
+
+def check(folder: Path, kind: str) -> dict[str, Any]:
+    """The manifest of an artifact of this kind.
+
+    Raises:
+        ArtifactError: the folder is missing, not whole, of another kind or of another format version.
+    """
+    if not (folder / MANIFEST).is_file():
+        raise ArtifactError(f"{folder} holds no finished {kind}; run the command that makes it first.")
+    manifest: dict[str, Any] = read_json(folder / MANIFEST)
+    found = manifest["recipe"]["kind"]
+    if found != kind:
+        raise ArtifactError(f"{folder} holds a {found}, not a {kind}; give the folder of a {kind}.")
+    if manifest["format_version"] != FORMAT_VERSION:
+        raise ArtifactError(
+            f"{folder} has format version {manifest['format_version']}, this program reads {FORMAT_VERSION}; "
+            "delete it and run the command that makes it again."
+        )
+    return manifest
+
+
+def verify(folder: Path) -> None:
+    """Hash every file of an artifact again.
+
+    Raises:
+        ArtifactError: names the first file that is missing or whose bytes changed.
+    """
+    for name, entry in read_json(folder / MANIFEST)["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise ArtifactError(f"{path} is missing; delete {folder} and run the command that makes it again.")
+        if sha256(path) != entry["sha256"]:
+            raise ArtifactError(f"{path} has changed since it was made; delete {folder} and run again.")
+
+
+def _stamp(path: Path) -> Any:
+    if (path / MANIFEST).is_file():
+        return read_json(path / MANIFEST)["digest"]
+    if path.is_dir():
+        return {str(p.relative_to(path)): _stamp(p) for p in sorted(path.rglob("*")) if p.is_file()}
+    if not path.exists():
+        raise ArtifactError(f"{path} is missing; run the command that makes it first.")
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns]

@@ -1,0 +1,14 @@
+"""Settings of the seed model."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class SeedModelConfig:
+    """What the experts are branched from."""
+
+    source: str = "hf"  # "hf", or "random"
+    path: str | None = None  # folder or hub id of an HF model
+    train_iters: int = 0  # a random seed model first trains on all clusters for this long
+    lr: float | None = None  # None: as the experts
+    seed: int = 1234

@@ -1,0 +1,140 @@
+"""Hugging Face folders in and out: an XGLM folder to a model folder, and a model folder to an XGLM folder."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from xelm_nemo import parallel
+from xelm_nemo.artifacts import Recipe
+from xelm_nemo.checkpoint import store, xglm
+from xelm_nemo.checkpoint.card import model_card
+from xelm_nemo.checkpoint.mapping import megatron_tensors
+from xelm_nemo.checkpoint.store import ModelFacts
+from xelm_nemo.checkpoint.weights import SAFETENSORS, check_finite, read_weights
+from xelm_nemo.corpus.tokenizer import load_tokenizer
+from xelm_nemo.errors import ArtifactError
+from xelm_nemo.files import atomic_folder, read_json, write_atomic, write_json
+from xelm_nemo.model.config import ParallelConfig
+from xelm_nemo.model.gpt import build_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+CONFIG, GENERATION_CONFIG, CARD = "config.json", "generation_config.json", "README.md"
+MAX_SHARD_SIZE = "5GB"  # what the hub wants a file to stay below
+_BESIDE_WEIGHTS = ["*.json", "*.model", "*.txt"]  # configuration and tokenizer
+
+
+def import_hf(source: Path | str, output: Path, recipe: Recipe) -> None:
+    """Write a Hugging Face XGLM as a model folder; the process is a world of its own while it does.
+
+    bfloat16 weights stay bfloat16; float16 and mixed ones become float32, which holds them exactly.
+
+    Args:
+        source: a folder with config.json and weights, or a hub id.
+        output: the model folder to write.
+        recipe: what the model folder's manifest says that it was made from.
+
+    Raises:
+        ArtifactError: there is no such folder, nor a hub id that can be fetched.
+        CheckpointError: names the tensors and files that are missing, unknown, damaged, of another
+            shape, or hold a weight that is no finite number. No output is left behind.
+    """
+    folder = resolve_source(source)
+    config = read_json(folder / CONFIG)
+    shape = xglm.shape_from_hf(config, str(folder / CONFIG))
+    weights = read_weights(folder)
+    dtype = "bf16" if {weight.dtype for weight in weights.tensors.values()} == {torch.bfloat16} else "fp32"
+    facts = ModelFacts(
+        shape=shape,
+        vocab_size=config["vocab_size"],
+        dtype=dtype,
+        tokenizer=str(source),
+        parent=str(source),
+        name=Path(source).name,
+    )
+    with parallel.model_parallel():
+        model = build_model(shape, ParallelConfig(), vocab_size=facts.vocab_size, dtype=store.DTYPES[dtype])
+        weight_map = xglm.weight_map(shape, facts.vocab_size)
+        weight_map.to_megatron(weights.tensors, megatron_tensors(model), source=str(folder))
+        check_finite(weights)
+        store.save_model(output, model, facts, recipe)
+
+
+def export_hf(
+    model_folder: Path, output: Path, *, tokenizer: Path, card: Mapping[str, Any] | str | None = None
+) -> None:
+    """Write a finished model as a folder that `transformers` loads, at any layout it was saved in.
+
+    Args:
+        model_folder: the model, as a training run or `import_hf` wrote it.
+        output: the folder to write; one that is there is replaced.
+        tokenizer: its tokenizer's folder.
+        card: text of the model card, or facts for the table of a generated one (`card.model_card`).
+
+    Raises:
+        ArtifactError: the model or the tokenizer is missing, or the tokenizer has ids without weights.
+        CheckpointError: the model cannot be expressed as Hugging Face's XGLM. No output is left behind.
+    """
+    facts = store.load_facts(model_folder)
+    config = xglm.hf_config(facts)
+    words = load_tokenizer(tokenizer)
+    if len(words) > facts.vocab_size:
+        raise ArtifactError(
+            f"{tokenizer} has {len(words)} tokens and {model_folder} only {facts.vocab_size}; "
+            f"give the tokenizer that the model was trained with, {facts.tokenizer}."
+        )
+    with parallel.model_parallel():
+        model = store.load_model(model_folder, ParallelConfig())
+        weights = xglm.weight_map(facts.shape, facts.vocab_size).to_hf(megatron_tensors(model))
+    with atomic_folder(output) as part:
+        _write_weights(weights, part)
+        write_json(part / CONFIG, config | _ids(words, "bos", "eos"))
+        write_json(part / GENERATION_CONFIG, _generation_config(words))
+        words.save_pretrained(part)
+        write_atomic(part / CARD, card if isinstance(card, str) else model_card(facts, card or {}))
+
+
+def resolve_source(source: Path | str) -> Path:
+    """The folder of a seed model, fetched from the hub when `source` is no folder here.
+
+    Raises:
+        ArtifactError: it is neither a folder nor a hub id that can be fetched.
+    """
+    if Path(source).is_dir():
+        return Path(source)
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(str(source), allow_patterns=[*_BESIDE_WEIGHTS, "*.safetensors"]))
+        if not any(folder.glob("*.safetensors")):
+            folder = Path(
+                snapshot_download(str(source), allow_patterns=[*_BESIDE_WEIGHTS, "pytorch_model*.bin"])
+            )
+    except (OSError, ValueError) as error:  # no network, no such repository, or no possible id
+        raise ArtifactError(
+            f"seed_model.path={str(source)!r} is no folder here, and the hub gives nothing under this id "
+            f"({str(error).splitlines()[0]}); give a folder with {CONFIG} and {SAFETENSORS}."
+        ) from error
+    return folder
+
+
+def _write_weights(weights: Mapping[str, Tensor], folder: Path) -> None:
+    from huggingface_hub import save_torch_state_dict
+
+    on_cpu = {name: tensor.cpu() for name, tensor in weights.items()}
+    save_torch_state_dict(on_cpu, folder, max_shard_size=MAX_SHARD_SIZE)
+
+
+def _ids(tokenizer: "PreTrainedTokenizerBase", *kinds: str) -> dict[str, int]:
+    """The special tokens' ids under the names of Hugging Face's configurations."""
+    ids = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in kinds}
+    return {name: number for name, number in ids.items() if number is not None}
+
+
+def _generation_config(tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
+    """Special tokens only: how to sample is the caller's choice. Every document starts with its end token."""
+    return {"decoder_start_token_id": tokenizer.eos_token_id, **_ids(tokenizer, "bos", "eos", "pad")}

@@ -1,0 +1,170 @@
+"""Models and training states on disk: Megatron distributed checkpoints in folders that are whole or absent."""
+
+import contextlib
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.core import CheckpointingException
+
+from xelm_nemo import artifacts
+from xelm_nemo.artifacts import Recipe
+from xelm_nemo.errors import CheckpointError
+from xelm_nemo.files import atomic_folder, read_json, remove, write_json
+from xelm_nemo.model.config import ModelConfig, ParallelConfig
+from xelm_nemo.model.gpt import XglmModel, build_model
+
+KEY_PREFIX = "module."  # NeMo's
+WEIGHTS, FACTS = "weights", "model.json"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+# The one format that Megatron does not call deprecated and that any layout can load.
+_OPTIMIZER_FORMAT = {"distrib_optim_sharding_type": "fully_reshardable"}
+_ITERATION_FOLDER = re.compile(r"iter_(\d+)")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFacts:
+    """What `model.json` says of a model folder; enough to build the model again."""
+
+    shape: ModelConfig
+    vocab_size: int  # of the tokenizer, without padding
+    dtype: str  # "fp32" or "bf16"
+    tokenizer: str  # folder of its tokenizer, as given in training
+    iteration: int = 0
+    consumed_tokens: int = 0
+    parent: str | None = None  # the model folder that it was branched from
+    name: str = "model"
+
+
+# --- Finished models ------------------------------------------------------------------------------
+
+
+def save_model(folder: Path, model: XglmModel, facts: ModelFacts, recipe: Recipe) -> None:
+    """Write a model folder: `weights/` under NeMo's key names and `model.json`. All ranks call it."""
+    with _collective_folder(folder, recipe) as part:
+        (part / WEIGHTS).mkdir(exist_ok=True)
+        dist.barrier()
+        dist_checkpointing.save(_weights(model), str(part / WEIGHTS))
+        if dist.get_rank() == 0:
+            write_json(part / FACTS, dataclasses.asdict(facts))
+
+
+def load_facts(folder: Path) -> ModelFacts:
+    """What is known of a model folder without loading its weights.
+
+    Raises:
+        ArtifactError: the folder is not a finished model.
+    """
+    artifacts.check(folder, "model")
+    facts = read_json(folder / FACTS)
+    return ModelFacts(**facts | {"shape": ModelConfig(**facts["shape"])})
+
+
+def load_model(
+    folder: Path, layout: ParallelConfig, *, dtype: torch.dtype | None = None, shape: ModelConfig | None = None
+) -> XglmModel:
+    """This rank's part of a finished model, at any layout.
+
+    Args:
+        folder: a model folder.
+        layout: the layout wanted now; the one it was saved at does not matter.
+        dtype: of the weights; None keeps what is on disk.
+        shape: the shape wanted; its dropout counts, its sizes must be those on disk. None takes the
+            shape on disk.
+
+    Raises:
+        CheckpointError: weights are missing or of another shape.
+    """
+    facts = load_facts(folder)
+    model = build_model(
+        shape or facts.shape, layout, vocab_size=facts.vocab_size, dtype=dtype or DTYPES[facts.dtype]
+    )
+    load_weights(model, folder)
+    return model
+
+
+def load_weights(model: XglmModel, folder: Path) -> None:
+    """Fill a model from a model folder."""
+    state = _load(_weights(model), folder / WEIGHTS)
+    model.load_state_dict({key.removeprefix(KEY_PREFIX): value for key, value in state.items()}, strict=False)
+
+
+def _weights(model: XglmModel) -> dict[str, Any]:
+    """The sharded state dict without FP8 scales, which differ between layer implementations."""
+    state = model.sharded_state_dict(prefix=KEY_PREFIX)
+    return {key: value for key, value in state.items() if not key.endswith("_extra_state")}
+
+
+# --- Training states ------------------------------------------------------------------------------
+
+
+class Checkpoints:
+    """The training states of one run, `<folder>/iter_<n>`: the newest `keep` of them."""
+
+    def __init__(self, folder: Path, *, keep: int = 2) -> None:
+        """Look at a folder, which need not exist yet."""
+        self._folder, self._keep = folder, keep
+
+    def iterations(self) -> list[int]:
+        """The iterations that have a whole checkpoint, ascending."""
+        matches = (_ITERATION_FOLDER.fullmatch(path.name) for path in self._folder.glob("iter_*"))
+        return sorted(int(match[1]) for match in matches if match)
+
+    def save(self, iteration: int, model: XglmModel, optimizer: Any) -> None:
+        """Write model and optimizer; older states beyond `keep` go afterwards. All ranks call it."""
+        recipe = Recipe("checkpoint", {"iteration": iteration})
+        with _collective_folder(self._path(iteration), recipe) as part:
+            dist_checkpointing.save(self._state(model, optimizer, loading=False), str(part))
+        if dist.get_rank() == 0:
+            for old in self.iterations()[: -self._keep]:
+                remove(self._path(old))
+        dist.barrier()
+
+    def load_latest(self, model: XglmModel, optimizer: Any) -> int:
+        """Restore the newest state at any layout. Returns its iteration, 0 when there is none."""
+        iterations = self.iterations()
+        if not iterations:
+            return 0
+        path = self._path(iterations[-1])
+        artifacts.check(path, "checkpoint")
+        state = _load(self._state(model, optimizer, loading=True), path)
+        model.load_state_dict({k: v for k, v in state["model"].items()}, strict=False)
+        optimizer.load_state_dict(state["optimizer"])
+        return iterations[-1]
+
+    def _path(self, iteration: int) -> Path:
+        return self._folder / f"iter_{iteration:07d}"
+
+    @staticmethod
+    def _state(model: XglmModel, optimizer: Any, *, loading: bool) -> dict[str, Any]:
+        sharded = model.sharded_state_dict()
+        optimizer_state = optimizer.sharded_state_dict(sharded, is_loading=loading, metadata=_OPTIMIZER_FORMAT)
+        return {"model": sharded, "optimizer": optimizer_state}
+
+
+def _load(sharded_state: dict[str, Any], folder: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = dist_checkpointing.load(sharded_state, str(folder))
+    except (CheckpointingException, KeyError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{folder} does not fit the model: {str(error).splitlines()[0]}") from error
+    return state
+
+
+@contextlib.contextmanager
+def _collective_folder(folder: Path, recipe: Recipe) -> Iterator[Path]:
+    """Rank 0 makes the folder, all ranks fill it, rank 0 gives it its name once it is whole."""
+    part = folder.with_name(f".{folder.name}.part")
+    with contextlib.ExitStack() as stack:
+        if dist.get_rank() == 0:
+            stack.enter_context(atomic_folder(folder))
+        dist.barrier()
+        yield part
+        dist.barrier()
+        if dist.get_rank() == 0:
+            artifacts.write_manifest(part, recipe.stamp())
+    dist.barrier()

@@ -1,0 +1,173 @@
+"""Documents as points: tf-idf, reduced by an SVD, on the unit sphere.
+
+The pipeline of c-BTM and X-ELM (their `train_clusterer`) with scikit-learn's parts: lower-cased terms; a
+word is two or more word characters, and one that starts with a digit is dropped; tf-idf with smoothed idf
+`ln((1 + N) / (1 + df)) + 1` and unit rows; TruncatedSVD, here seeded; unit rows again. Besides upstream's
+words there are character n-grams within words ("char_wb"), for scripts that put no spaces between words;
+these keep digits. No stop words are removed yet: the number rule is the only filter.
+
+N documents, F terms, D SVD dimensions.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xelm_nemo.clustering.config import ClusteringConfig
+from xelm_nemo.errors import ArtifactError, ConfigError
+from xelm_nemo.files import load_arrays, read_json, save_arrays, write_json
+
+ANALYZERS = ("word", "char_wb")
+_WORD = re.compile(r"(?u)\b\w\w+\b")  # scikit-learn's default token pattern
+
+
+def words(text: str) -> list[str]:
+    """The words of a text in order, those that start with a digit left out."""
+    return [word for word in _WORD.findall(text) if not word[0].isdigit()]
+
+
+@dataclass(frozen=True)
+class FeatureSettings:
+    """How texts become terms."""
+
+    analyzer: str  # one of ANALYZERS
+    ngram_range: tuple[int, ...]  # shortest and longest n-gram, in words or characters
+    max_features: int | None  # the most frequent terms are kept
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError naming the first setting that cannot work."""
+        if self.analyzer not in ANALYZERS:
+            raise ConfigError(
+                f"clustering.analyzer={self.analyzer!r} is unknown; use one of {list(ANALYZERS)}."
+            )
+        if len(self.ngram_range) != 2 or not 1 <= self.ngram_range[0] <= self.ngram_range[1]:
+            raise ConfigError(
+                f"clustering.ngram_range={list(self.ngram_range)} is not a shortest and a longest n-gram; "
+                "use for example [1,3]."
+            )
+        if self.max_features is not None and self.max_features < 2:
+            raise ConfigError(
+                f"clustering.max_features={self.max_features} keeps fewer than two terms; use 2 or more, "
+                "or null for all."
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class TextFeatures:
+    """A fitted map from texts to unit vectors; `fit` or `load` makes one.
+
+    Attributes:
+        settings: how texts become terms.
+        terms: the vocabulary, F of them.
+        idf: [F] float64.
+        components: [D, F] float64, the SVD's right singular vectors.
+    """
+
+    settings: FeatureSettings
+    terms: list[str]
+    idf: NDArray[np.float64]
+    components: NDArray[np.float64]
+
+    @classmethod
+    def fit(cls, texts: Sequence[str], config: ClusteringConfig) -> Self:
+        """Learn vocabulary, idf and SVD; the same texts, settings and seed give the same features.
+
+        D is `svd_dim`, or what the data allow: at most N - 1 and F - 1, at least 1.
+
+        Raises:
+            ConfigError: a setting that cannot work, or texts with fewer than two terms.
+        """
+        from sklearn.decomposition import TruncatedSVD
+
+        settings = FeatureSettings(config.analyzer, tuple(config.ngram_range), config.max_features)
+        if config.svd_dim < 1:
+            raise ConfigError(
+                f"clustering.svd_dim={config.svd_dim} leaves no dimension; use 1 or more, say 100."
+            )
+        vectorizer = _vectorizer(settings)
+        tfidf, terms = _learn_terms(vectorizer, texts)
+        if len(terms) < 2:
+            raise ConfigError(
+                f"clustering.analyzer={config.analyzer!r} finds {len(terms)} terms in {len(texts)} "
+                "documents, too few to tell them apart; use clustering.analyzer=char_wb, "
+                "or look at the corpus."
+            )
+        dim = max(1, min(config.svd_dim, len(texts) - 1, len(terms) - 1))
+        with np.errstate(invalid="ignore"):  # the explained variance of a single document is 0 / 0
+            svd = TruncatedSVD(dim, random_state=config.seed).fit(tfidf)
+        return cls(settings, terms, vectorizer.idf_, np.ascontiguousarray(svd.components_))
+
+    def transform(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """[N, D] unit rows; the row of a text without a known term is zero."""
+        from sklearn.preprocessing import normalize
+
+        if not texts:
+            return np.zeros((0, len(self.components)), np.float32)
+        reduced = self._vectorizer.transform(texts) @ self.components.T
+        return np.asarray(normalize(reduced), np.float32)
+
+    def top_terms(self, vector: NDArray[np.floating[Any]], n: int) -> list[str]:
+        """The n terms that weigh most in a [D] vector taken back through the SVD, heaviest first."""
+        weight = vector.astype(np.float64) @ self.components
+        return [self.terms[i] for i in np.argsort(-weight, kind="stable")[:n]]
+
+    def save(self, folder: Path) -> None:
+        """Write `features.json`, `vocabulary.json` and `features.safetensors`; `load` gives the same bits."""
+        write_json(folder / "features.json", asdict(self.settings))
+        write_json(folder / "vocabulary.json", self.terms)
+        save_arrays(folder / "features.safetensors", {"idf": self.idf, "components": self.components})
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote; nothing is fitted again.
+
+        Raises:
+            ArtifactError: a file is missing or damaged, or the files do not belong together.
+        """
+        settings = read_json(folder / "features.json")
+        terms = read_json(folder / "vocabulary.json")
+        arrays = load_arrays(folder / "features.safetensors")
+        idf, components = arrays["idf"], arrays["components"]
+        if idf.shape != (len(terms),) or components.shape[1:] != (len(terms),):
+            raise ArtifactError(
+                f"{folder} holds {len(terms)} terms, idf {list(idf.shape)} and components "
+                f"{list(components.shape)}, which do not belong together; delete it and run `cluster` again."
+            )
+        settings["ngram_range"] = tuple(settings["ngram_range"])
+        return cls(FeatureSettings(**settings), terms, idf, components)
+
+    @cached_property
+    def _vectorizer(self) -> Any:
+        vectorizer = _vectorizer(self.settings, vocabulary=self.terms)
+        vectorizer.idf_ = self.idf
+        return vectorizer
+
+
+def _vectorizer(settings: FeatureSettings, vocabulary: list[str] | None = None) -> Any:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    splits_words = settings.analyzer == "word"
+    return TfidfVectorizer(
+        analyzer=settings.analyzer,
+        ngram_range=settings.ngram_range,
+        max_features=settings.max_features,
+        tokenizer=words if splits_words else None,
+        token_pattern=None if splits_words else _WORD.pattern,  # None: scikit-learn warns of both
+        vocabulary=vocabulary,
+    )
+
+
+def _learn_terms(vectorizer: Any, texts: Sequence[str]) -> tuple[Any, list[str]]:
+    """The [N, F] tf-idf matrix and its terms, which may be none."""
+    try:
+        return vectorizer.fit_transform(texts), vectorizer.get_feature_names_out().tolist()
+    except ValueError as error:
+        if "empty vocabulary" not in str(error):
+            raise
+        return None, []

@@ -1,0 +1,137 @@
+"""Clusters of languages from how alike their grammars are.
+
+Distances are 1 minus the cosine of lang2vec's `syntax_average` features (URIEL), each norm over a
+language's own known features, for 68 languages; the 97 feature columns are those that vary over X-ELM's 16.
+Where both the numbers of clusters and of languages are powers of two, the algorithm is X-ELM's, which halves
+the number of clusters again and again (its `lang_clustering`, single link); else it is average-link
+clustering on the same distances.
+"""
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xelm_nemo.errors import ConfigError
+
+# The order decides ties and numbering, so this set is always taken in X-ELM's own order.
+XELM_LANGUAGES = (
+    *("en", "fr", "es", "de", "el", "bg", "ru", "tr"),
+    *("ar", "vi", "zh", "hi", "sw", "ur", "ja", "ko"),
+)
+
+
+def typology_clusters(languages: Sequence[str], num_clusters: int) -> dict[str, int]:
+    """The cluster of each language.
+
+    X-ELM's halving numbers clusters in the order in which its last round made them; average link numbers them
+    in the order of their first languages.
+
+    Args:
+        languages: ISO 639-1 codes. Their order breaks ties and numbers clusters, except for X-ELM's 16.
+        num_clusters: 1 to the number of languages.
+
+    Raises:
+        ConfigError: a language that has no distances or comes twice, or a number of clusters out of range.
+    """
+    languages = XELM_LANGUAGES if set(languages) == set(XELM_LANGUAGES) else tuple(languages)
+    _check(languages, num_clusters)
+    distance = language_distances(languages)
+    halves = _is_power_of_two(num_clusters) and _is_power_of_two(len(languages))
+    clusters = (_halve if halves else _average_link)(distance, num_clusters)
+    return {languages[i]: k for k, members in enumerate(clusters) for i in sorted(members)}
+
+
+def nearest_donor(language: str, among: Sequence[str]) -> tuple[str, float]:
+    """The nearest other language of `among` and its distance, the first one on a tie.
+
+    Raises:
+        ConfigError: a language that has no distances, or nothing to choose from.
+    """
+    others = [other for other in among if other != language]
+    if not others:
+        raise ConfigError(
+            f"clustering.languages={list(among)} has no donor for {language!r}; add other languages."
+        )
+    distance = language_distances([language, *others])[0, 1:]
+    return others[distance.argmin()], float(distance.min())
+
+
+def language_distances(languages: Sequence[str]) -> NDArray[np.float64]:
+    """[L, L] distances, symmetric, zero on the diagonal.
+
+    Raises:
+        ConfigError: a language that the table does not hold.
+    """
+    known, matrix = _table()
+    unknown = [language for language in languages if language not in known]
+    if unknown:
+        raise ConfigError(
+            f"clustering.languages={list(languages)} has {unknown}, which are not in "
+            "xelm_nemo/data/typology_distances.json; leave them out, use clustering.method=tfidf, "
+            f"or use codes among {' '.join(known)}."
+        )
+    index = [known[language] for language in languages]
+    return matrix[np.ix_(index, index)]
+
+
+@cache
+def _table() -> tuple[dict[str, int], NDArray[np.float64]]:
+    table: dict[str, Any] = json.loads((files("xelm_nemo") / "data" / "typology_distances.json").read_bytes())
+    return {language: i for i, language in enumerate(table["langs"])}, np.array(table["matrix"], np.float64)
+
+
+def _check(languages: Sequence[str], num_clusters: int) -> None:
+    twice = sorted({language for language in languages if languages.count(language) > 1})
+    if twice:
+        raise ConfigError(
+            f"clustering.languages={list(languages)} has {twice} more than once; name each once."
+        )
+    if not 1 <= num_clusters <= len(languages):
+        raise ConfigError(
+            f"clustering.num_clusters={num_clusters} cannot divide {len(languages)} languages "
+            f"{list(languages)}; use 1 to {len(languages)}."
+        )
+
+
+def _is_power_of_two(n: int) -> bool:
+    return n > 0 and n & (n - 1) == 0
+
+
+def _halve(distance: NDArray[np.float64], num_clusters: int) -> list[list[int]]:
+    clusters = [[i] for i in range(len(distance))]
+    while len(clusters) > num_clusters:
+        clusters = _paired(distance, clusters)
+    return clusters
+
+
+def _paired(distance: NDArray[np.float64], clusters: list[list[int]]) -> list[list[int]]:
+    """Every cluster joined with another, nearest pairs first (single link), in the order of joining."""
+
+    def single_link(pair: tuple[int, int]) -> float:
+        return float(distance[np.ix_(clusters[pair[0]], clusters[pair[1]])].min())
+
+    free = set(range(len(clusters)))
+    joined = []
+    for a, b in sorted(combinations(range(len(clusters)), 2), key=single_link):
+        if {a, b} <= free:
+            free -= {a, b}
+            joined.append(clusters[a] + clusters[b])
+    return joined
+
+
+def _average_link(distance: NDArray[np.float64], num_clusters: int) -> list[list[int]]:
+    from scipy.cluster.hierarchy import cut_tree, linkage
+    from scipy.spatial.distance import squareform
+
+    if num_clusters == len(distance):
+        return [[i] for i in range(len(distance))]
+    tree = linkage(squareform(distance), "average")
+    label = cut_tree(tree, num_clusters)[:, 0]
+    members = [np.flatnonzero(label == k).tolist() for k in np.unique(label)]
+    return sorted(members)

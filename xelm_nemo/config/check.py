@@ -1,0 +1,100 @@
+"""What two settings say together; all problems of a configuration are reported at once."""
+
+from xelm_nemo.config.schema import RunConfig
+from xelm_nemo.errors import ConfigError
+
+FINISHING_STAGES = ("evaluate", "export")
+
+
+def check(config: RunConfig) -> None:
+    """Refuse a configuration that cannot work, whatever the machine.
+
+    Raises:
+        ConfigError: every problem, each with the value found and what would do.
+    """
+    problems = [*_corpus(config), *_batches(config), *_layout(config), *_choices(config)]
+    if problems:
+        raise ConfigError("; ".join(problems) + ".")
+
+
+def _corpus(config: RunConfig) -> list[str]:
+    corpus, clusters = config.corpus, config.clustering.num_clusters
+    problems = []
+    if corpus.path is None and corpus.builtin is None:
+        problems.append("corpus.path is not set; give a folder of {train,valid}/<shard>/*.jsonl, or corpus=udhr")
+    if corpus.path is None and corpus.builtin not in (None, "udhr"):
+        problems.append(f"corpus.builtin={corpus.builtin!r} is not shipped; use 'udhr'")
+    if clusters < 1:
+        problems.append(f"clustering.num_clusters={clusters} must be at least 1")
+    outside = [cluster for cluster in config.train_clusters if not 0 <= cluster < clusters]
+    if outside:
+        problems.append(f"training.train_clusters={outside} are not among clusters 0..{clusters - 1}")
+    if config.seed_model.source == "hf" and config.seed_model.path is None:
+        problems.append("seed_model.path is not set; give a Hugging Face folder or hub id, or seed_model=random")
+    return problems
+
+
+def _batches(config: RunConfig) -> list[str]:
+    training, clusters, ranks = config.training, max(1, config.clustering.num_clusters), config.parallel.data_parallel_size
+    step, micro = training.global_batch_size, training.micro_batch_size * ranks
+    problems = []
+    if config.seq_length > config.model.max_position_embeddings:
+        problems.append(
+            f"training.seq_length={config.seq_length} is longer than "
+            f"model.max_position_embeddings={config.model.max_position_embeddings}"
+        )
+    if step % clusters or (step // clusters) % micro:
+        unit = clusters * micro
+        problems.append(
+            f"training.global_batch_size={step} does not divide into clustering.num_clusters={clusters} experts x "
+            f"training.micro_batch_size={training.micro_batch_size} x parallel.data_parallel_size={ranks}; "
+            f"use a multiple of {unit}, such as {max(1, round(step / unit)) * unit}"
+        )
+    iterations = config.dense.train_iters
+    if config.dense.enabled and iterations:
+        if (step * training.train_iters) % iterations or config.dense_batch_size % micro:
+            problems.append(
+                f"dense.train_iters={iterations} does not give whole micro-batches for as many tokens as the experts "
+                f"see ({step} x {training.train_iters} sequences)"
+            )
+    return problems
+
+
+def _layout(config: RunConfig) -> list[str]:
+    model, layout = config.model, config.parallel
+    tp, pp, heads = layout.tensor_model_parallel_size, layout.pipeline_model_parallel_size, model.num_attention_heads
+    problems = []
+    if heads % tp:
+        fitting = [size for size in range(1, heads + 1) if heads % size == 0]
+        problems.append(
+            f"parallel.tensor_model_parallel_size={tp} does not divide model.num_attention_heads={heads}; "
+            f"use one of {fitting}"
+        )
+    if model.hidden_size % heads:
+        problems.append(f"model.num_attention_heads={heads} does not divide model.hidden_size={model.hidden_size}")
+    if model.num_layers % pp:
+        problems.append(
+            f"parallel.pipeline_model_parallel_size={pp} does not divide model.num_layers={model.num_layers}"
+        )
+    if layout.sequence_parallel and tp == 1:
+        problems.append("parallel.sequence_parallel=true needs parallel.tensor_model_parallel_size of 2 or more")
+    if layout.sequence_parallel and config.seq_length % tp:
+        problems.append(f"training.seq_length={config.seq_length} is not a multiple of tensor_model_parallel_size={tp}")
+    return problems
+
+
+def _choices(config: RunConfig) -> list[str]:
+    choices = {
+        "clustering.method": (config.clustering.method, ("tfidf", "typology", "random")),
+        "clustering.analyzer": (config.clustering.analyzer, ("word", "char_wb")),
+        "model.activation": (config.model.activation, ("gelu", "relu")),
+        "precision.params_dtype": (config.precision.params_dtype, ("auto", "fp32", "bf16")),
+        "seed_model.source": (config.seed_model.source, ("hf", "random")),
+        "router.rule": (config.router.rule, ("upstream", "paper")),
+        "launch.name": (config.launch.name, ("local",)),
+    }
+    problems = [f"{key}={value!r} is not known; use one of {list(known)}" for key, (value, known) in choices.items() if value not in known]
+    unknown = [stage for stage in config.finish_with if stage not in FINISHING_STAGES]
+    if unknown:
+        problems.append(f"finish_with={unknown} are not stages after training; use {list(FINISHING_STAGES)}")
+    return problems

@@ -1,0 +1,91 @@
+"""Every setting of a run: the stages' own settings, composed."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from xelm_nemo.checkpoint.config import SeedModelConfig
+from xelm_nemo.clustering.config import ClusteringConfig
+from xelm_nemo.corpus.config import CorpusConfig, TokenizerConfig
+from xelm_nemo.evaluation.config import EvaluationConfig
+from xelm_nemo.expert.config import DenseConfig, OptimConfig, TrainingConfig
+from xelm_nemo.launch.config import LaunchConfig
+from xelm_nemo.model.config import ModelConfig, ParallelConfig, PrecisionConfig
+from xelm_nemo.router.config import RouterConfig
+
+# Sections and keys that may differ when a run folder is taken up again: they change where and how
+# fast, or what is shown, but not what is learned.
+FREE_KEYS = (
+    "output finish_with dry_run launch parallel evaluation router training.train_clusters "
+    "training.log_interval training.save_interval training.eval_interval training.eval_sequences"
+).split()
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run: a corpus, its clusters, a seed model, and the experts branched from it."""
+
+    name: str = "run"
+    output: str | None = None  # the run folder; None: runs/<name>
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    clustering: ClusteringConfig = field(default_factory=ClusteringConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    precision: PrecisionConfig = field(default_factory=PrecisionConfig)
+    seed_model: SeedModelConfig = field(default_factory=SeedModelConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    dense: DenseConfig = field(default_factory=DenseConfig)
+    router: RouterConfig = field(default_factory=RouterConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
+    finish_with: list[str] = field(default_factory=list)  # stages that follow training: evaluate, export
+    dry_run: bool = False  # print the configuration and the plan, and touch nothing
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.output or f"runs/{self.name}")
+
+    @property
+    def seq_length(self) -> int:
+        """Tokens of a training sequence."""
+        return self.training.seq_length or self.model.max_position_embeddings
+
+    @property
+    def expert_batch_size(self) -> int:
+        """Sequences of one expert's step: its share of a step of all experts."""
+        return self.training.global_batch_size // self.clustering.num_clusters
+
+    @property
+    def dense_batch_size(self) -> int:
+        """Sequences of the dense baseline's step, such that its tokens equal those of all experts."""
+        iterations = self.dense.train_iters or self.training.train_iters
+        return self.expert_batch_size * self.clustering.num_clusters * self.training.train_iters // iterations
+
+    @property
+    def train_clusters(self) -> list[int]:
+        """The experts to train now."""
+        chosen = self.training.train_clusters
+        return list(range(self.clustering.num_clusters)) if chosen is None else chosen
+
+
+def differing_keys(mine: RunConfig, theirs: dict[str, object]) -> list[str]:
+    """The keys, `a.b` for nested ones, that make the run another run than the one recorded."""
+    ours = _flat(dataclasses.asdict(mine))
+    recorded = _flat(theirs)
+    keys = sorted(ours.keys() | recorded.keys())
+    missing = object()
+    return [key for key in keys if ours.get(key, missing) != recorded.get(key, missing) and not _is_free(key)]
+
+
+def _is_free(key: str) -> bool:
+    return any(key == free or key.startswith(free + ".") for free in FREE_KEYS)
+
+
+def _flat(values: dict[str, object], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

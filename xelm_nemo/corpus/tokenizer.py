@@ -1,0 +1,84 @@
+"""Tokenizers: any Hugging Face folder, or a SentencePiece model trained here with XGLM's id conventions."""
+
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xelm_nemo.corpus.config import TokenizerConfig
+from xelm_nemo.errors import ArtifactError, ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+XGLM_SPECIAL_IDS = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3}
+XGLM_MADEUP_WORDS = 7  # <madeupword0..6> close the vocabulary
+XGLM_OFFSET = 1  # SentencePiece piece i has id i + 1, for fairseq puts <pad> between
+
+
+def train_tokenizer(texts: Iterable[str], config: TokenizerConfig, folder: Path) -> None:
+    """Train a SentencePiece model on the texts and write it as an XGLM tokenizer folder.
+
+    The result depends on the texts and the settings alone: training uses one thread. A corpus too small
+    for `vocab_size` pieces gives a smaller vocabulary.
+
+    Raises:
+        ConfigError: tokenizer.kind is unknown or SentencePiece refuses the settings.
+    """
+    import sentencepiece
+    from transformers import XGLMTokenizer
+
+    if config.kind not in ("unigram", "bpe"):
+        raise ConfigError(f"tokenizer.kind={config.kind!r} is not known; use 'unigram' (as XGLM) or 'bpe'.")
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_writer=model,
+            model_type=config.kind,
+            vocab_size=config.vocab_size - XGLM_OFFSET - XGLM_MADEUP_WORDS,
+            hard_vocab_limit=False,
+            normalization_rule_name="nmt_nfkc",  # XGLM's: newlines and tabs become spaces
+            max_sentence_length=1 << 20,
+            num_threads=1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise ConfigError(f"tokenizer.vocab_size={config.vocab_size} does not train: {error}") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    vocab_file = folder / "sentencepiece.bpe.model"
+    vocab_file.write_bytes(model.getvalue())
+    XGLMTokenizer(str(vocab_file)).save_pretrained(folder)
+
+
+def load_tokenizer(folder: Path | str) -> "PreTrainedTokenizerBase":
+    """The tokenizer of a folder (or hub id), with its special ids checked.
+
+    Raises:
+        ArtifactError: there is no tokenizer, it has no end-of-document token, or an XGLM tokenizer
+            whose special tokens have other ids than the weights were trained with.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+    try:
+        # Without tokenizer.json the fast class would convert the SentencePiece model at every load.
+        fast = not Path(folder).is_dir() or (Path(folder) / "tokenizer.json").is_file()
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder), use_fast=fast)
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{folder} holds no tokenizer ({str(error).splitlines()[0]}).") from error
+    if tokenizer.eos_token_id is None:
+        raise ArtifactError(f"{folder}: the tokenizer has no end-of-document token (eos); X-ELM needs one.")
+    if type(tokenizer).__name__.startswith("XGLM"):
+        found = {token: tokenizer.convert_tokens_to_ids(token) for token in XGLM_SPECIAL_IDS}
+        if found != XGLM_SPECIAL_IDS:
+            raise ArtifactError(f"{folder}: special tokens have ids {found}, XGLM's are {XGLM_SPECIAL_IDS}.")
+    return tokenizer
+
+
+def encode_document(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
+    """Token ids of one document: `</s>`, the text, `</s>`, as X-ELM trains.
+
+    The two are put here, once each, whatever the tokenizer's own template adds.
+    """
+    eos = tokenizer.eos_token_id
+    return [eos, *tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], eos]

@@ -1,0 +1,148 @@
+"""One device layer for CUDA and CPU: the only place that knows which of the two runs.
+
+Megatron-core asks for CUDA by name: `device="cuda"` in its schedules, `torch.cuda.current_device()`
+for scratch buffers, a CUDA dropout generator per tensor-parallel rank, 'torch.cuda.FloatTensor' as the
+type of a gradient. On a machine without CUDA, `enter` gives each of these a CPU meaning, so that the
+same training code runs over gloo. With CUDA it changes nothing.
+"""
+
+import contextlib
+import os
+import resource
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+_entered = False
+
+
+def has_cuda() -> bool:
+    """Whether a CUDA device is usable."""
+    return torch.cuda.is_available()
+
+
+def count() -> int:
+    """CUDA devices of this machine; 0 without CUDA."""
+    return torch.cuda.device_count()
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def device() -> torch.device:
+    """The device of this process: its CUDA device, or the CPU."""
+    return torch.device("cuda", torch.cuda.current_device()) if has_cuda() else torch.device("cpu")
+
+
+def distributed_backend() -> str:
+    """The torch.distributed backend of the device."""
+    return "nccl" if has_cuda() else "gloo"
+
+
+def enter(*, local_rank: int = 0, threads: int = 1) -> None:
+    """Prepare this process to run Megatron on its device; call it before a model is built.
+
+    Args:
+        local_rank: which CUDA device of the machine is this process's own.
+        threads: CPU threads of one operation. The bits of a result depend on it.
+    """
+    global _entered
+    torch.set_num_threads(threads)
+    if has_cuda():
+        torch.cuda.set_device(local_rank)
+    elif not _entered:
+        _stand_in_for_cuda()
+        _CpuDevice().__enter__()
+    _entered = True
+
+
+def synchronize() -> None:
+    """Wait until the device has finished what it was given."""
+    if has_cuda():
+        torch.cuda.synchronize()
+
+
+def peak_memory_bytes() -> int:
+    """The most memory this process has held: on the CUDA device, or resident on the CPU."""
+    if has_cuda():
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
+
+
+class _CpuDevice(TorchFunctionMode):
+    """Reads "cuda" as "cpu" wherever Megatron writes it as an argument or expects it as a type."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if "cuda" in str(kwargs.get("device", "")):
+            kwargs["device"] = "cpu"
+        if func is torch.Tensor.cuda:
+            return args[0]
+        result = func(*args, **kwargs)
+        if func is torch.Tensor.type and isinstance(result, str):  # the optimizer tests for CUDA's names
+            result = result.replace("torch.", "torch.cuda.")
+        return result
+
+
+class _NoStream:
+    """A CUDA stream or event where everything happens in order anyway."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Take and ignore what a stream takes."""
+
+    def wait_stream(self, *args: Any) -> None:
+        """Nothing to wait for."""
+
+    wait_event = synchronize = wait_stream
+
+    def record_event(self, *args: Any) -> "_NoStream":
+        """An event that has happened."""
+        return self
+
+    record = record_event
+
+    def query(self) -> bool:
+        """Everything has happened."""
+        return True
+
+
+def _stand_in_for_cuda() -> None:
+    from megatron.core.tensor_parallel import random as megatron_random
+
+    def constant(value: Any) -> Any:
+        # A function object each: torch._dynamo refuses one object under two names.
+        return lambda *args, **kwargs: value
+
+    cuda: Any = torch.cuda
+    cuda.current_device = constant(torch.device("cpu"))
+    cuda.Stream = cuda.Event = _NoStream
+    cuda.stream = lambda stream: contextlib.nullcontext()
+    cuda.current_stream = cuda.default_stream = lambda *args: _NoStream()
+    cuda.synchronize, cuda.empty_cache, cuda.set_device = constant(None), constant(None), constant(None)
+    # The CPU generator plays the CUDA one: Megatron's tracker swaps its state, so that dropout in
+    # tensor-parallel regions differs between ranks and agrees elsewhere, exactly as on a GPU.
+    cuda.manual_seed = torch.manual_seed
+    cuda.get_rng_state = lambda *args: torch.get_rng_state()
+    cuda.set_rng_state = lambda state, *args: torch.set_rng_state(state)
+    random: Any = megatron_random
+    random._get_cuda_rng_state = lambda *args, **kwargs: torch.get_rng_state()
+    random._set_cuda_rng_state = lambda state, *args, **kwargs: torch.set_rng_state(state)
+    random.CudaRNGStatesTracker.fork = _fork_cpu_generator
+
+
+@contextlib.contextmanager
+def _fork_cpu_generator(tracker: Any, name: str = "model-parallel-rng") -> Iterator[None]:
+    """Run the block on the named generator. Megatron's own warns that the CPU generator moved, as it must."""
+    outside = torch.get_rng_state()
+    torch.set_rng_state(tracker.states_[name])
+    try:
+        yield
+    finally:
+        tracker.states_[name] = torch.get_rng_state()
+        torch.set_rng_state(outside)

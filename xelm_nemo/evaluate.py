@@ -1,0 +1,16 @@
+"""Measure experts, dense baseline and ensembles on held-out documents: `python -m xelm_nemo.evaluate +experiment=<name> key=value ...`."""
+
+import sys
+
+from xelm_nemo import command
+
+
+def main() -> None:
+    """Run the stage and those that it needs."""
+    from xelm_nemo.stages import pipeline
+
+    pipeline.main("evaluate", sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main))

@@ -1,0 +1,42 @@
+"""Settings of training one model, expert or dense."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW with linear decay; defaults are X-ELM's."""
+
+    lr: float = 1e-4
+    min_lr: float = 0.0  # reached at train_iters
+    lr_warmup_iters: int = 0
+    weight_decay: float = 0.0
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.95
+    adam_eps: float = 1e-6
+    clip_grad: float = 1.0
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The length and the batches of training. Batch sizes count sequences."""
+
+    train_iters: int = 20_000
+    global_batch_size: int = 256  # a step of all experts together; each takes its 1/num_clusters
+    micro_batch_size: int = 8
+    seq_length: int | None = None  # None: as long as model.max_position_embeddings
+    seed: int = 1234
+    train_clusters: list[int] | None = None  # None trains every expert
+    log_interval: int = 10  # iterations a line of log
+    save_interval: int = 100  # iterations a checkpoint
+    eval_interval: int = 100  # iterations a validation
+    eval_sequences: int = 64  # sequences a validation reads at most
+
+
+@dataclass(frozen=True)
+class DenseConfig:
+    """The dense baseline: one model on all clusters, for as many tokens as all experts together."""
+
+    enabled: bool = False
+    train_iters: int | None = None  # None: as the experts
+    lr: float | None = None  # None: as the experts

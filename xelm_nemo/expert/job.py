@@ -1,0 +1,77 @@
+"""One model to train, as a file: everything a worker needs, readable by eye."""
+
+import dataclasses
+from pathlib import Path
+
+from xelm_nemo.artifacts import Recipe
+from xelm_nemo.errors import ArtifactError
+from xelm_nemo.expert.config import OptimConfig
+from xelm_nemo.files import read_json, write_json
+from xelm_nemo.model.config import ModelConfig, ParallelConfig
+
+JOB = "job.json"
+CHECKPOINTS = "checkpoints"
+MODEL = "model"  # the finished model folder inside the job's folder
+
+_NOT_IDENTITY = frozenset(
+    "folder init tokens tokenizer parallel threads log_interval save_interval eval_interval eval_sequences".split()
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainJob:
+    """A model to train in a folder of its own. Batch sizes count sequences, over all ranks."""
+
+    name: str
+    folder: str
+    init: str  # model folder to start from
+    tokens: str  # folder of token shards
+    tokenizer: str
+    clusters: list[int]  # whose documents it reads
+    shape: ModelConfig
+    parallel: ParallelConfig
+    optim: OptimConfig
+    dtype: str
+    train_iters: int
+    global_batch_size: int
+    micro_batch_size: int
+    seq_length: int
+    seed: int
+    log_interval: int
+    save_interval: int
+    eval_interval: int
+    eval_sequences: int
+    threads: int = 1
+
+    @property
+    def model_folder(self) -> Path:
+        """Where the finished model will be."""
+        return Path(self.folder) / MODEL
+
+    @property
+    def tokens_per_iteration(self) -> int:
+        """Target tokens of one optimizer step."""
+        return self.global_batch_size * self.seq_length
+
+    def recipe(self) -> Recipe:
+        """What the trained weights depend on; the layout, places and screens do not count."""
+        settings = {key: value for key, value in dataclasses.asdict(self).items() if key not in _NOT_IDENTITY}
+        return Recipe("model", settings, {"init": Path(self.init), "tokens": Path(self.tokens)})
+
+    def save(self) -> None:
+        """Write `job.json` into the job's folder."""
+        write_json(Path(self.folder) / JOB, dataclasses.asdict(self))
+
+    @classmethod
+    def load(cls, folder: Path) -> "TrainJob":
+        """Read a job's file.
+
+        Raises:
+            ArtifactError: the file is missing or was written by another version.
+        """
+        values = read_json(folder / JOB)
+        types = {"shape": ModelConfig, "parallel": ParallelConfig, "optim": OptimConfig}
+        try:
+            return cls(**values | {key: kind(**values[key]) for key, kind in types.items()})
+        except (KeyError, TypeError) as error:
+            raise ArtifactError(f"{folder / JOB} is of another version ({error}); start the run again.") from error

@@ -1,0 +1,108 @@
+"""The training loop of one model, expert or dense."""
+
+import logging
+import math
+from pathlib import Path
+
+import torch
+
+from xelm_nemo import parallel
+from xelm_nemo.checkpoint import store
+from xelm_nemo.errors import TrainingError
+from xelm_nemo.expert.data import Batches
+from xelm_nemo.expert.job import CHECKPOINTS, TrainJob
+from xelm_nemo.expert.optim import learning_rate, make_optimizer, set_learning_rate, wrap
+from xelm_nemo.expert.screen import Screen
+from xelm_nemo.expert.step import seed_dropout, train_step, valid_loss
+from xelm_nemo.parallel import Layout
+
+log = logging.getLogger(__name__)
+
+
+def train(job: TrainJob) -> None:
+    """Train the job's model from its newest checkpoint, or from its seed model, to `train_iters`.
+
+    Killed at any moment and called again, it ends with the same weights, bit for bit: data order and
+    dropout are functions of the iteration, and everything else is in the checkpoint.
+
+    Raises:
+        TrainingError: the loss is no longer finite; the last checkpoint stays.
+    """
+    sizes = job.parallel
+    with parallel.model_parallel(
+        tensor_model_parallel_size=sizes.tensor_model_parallel_size,
+        pipeline_model_parallel_size=sizes.pipeline_model_parallel_size,
+        seed=job.seed,
+        threads=job.threads,
+    ) as layout:
+        Trainer(job, layout).run()
+
+
+class Trainer:
+    """The state of one run: model, optimizer, data, and how far it has come."""
+
+    def __init__(self, job: TrainJob, layout: Layout) -> None:
+        """Build the model and take up the newest checkpoint."""
+        folder = Path(job.folder)
+        self.job, self.layout = job, layout
+        self.core = store.load_model(Path(job.init), job.parallel, dtype=store.DTYPES[job.dtype], shape=job.shape)
+        self.model = wrap(self.core)
+        self.optimizer = make_optimizer(job.optim, self.model)
+        self.batches = Batches(job, layout)
+        self.checkpoints = store.Checkpoints(folder / CHECKPOINTS)
+        self.iteration = self.checkpoints.load_latest(self.core, self.optimizer)
+        self.screen = Screen(job, resume_at=self.iteration) if layout.rank == 0 else None
+
+    def run(self) -> None:
+        """Train to the end and write the finished model."""
+        job = self.job
+        log.info("%s: from iteration %d to %d", job.name, self.iteration, job.train_iters)
+        self.model.train()
+        while self.iteration < job.train_iters:
+            loss, grad_norm = self._step()
+            if self._due(job.log_interval):
+                self._show(loss=float(loss), grad_norm=grad_norm)
+            if self._due(job.eval_interval):
+                self._show(valid_loss=float(valid_loss(self.model, self.batches.valid())))
+            if self._due(job.save_interval):
+                self._check_finite(float(loss))
+                self.checkpoints.save(self.iteration, self.core, self.optimizer)
+        self._save_model()
+
+    def _step(self) -> tuple[torch.Tensor, float]:
+        job = self.job
+        set_learning_rate(self.optimizer, learning_rate(job.optim, self.iteration, job.train_iters))
+        seed_dropout(job.seed, self.iteration, self.layout)
+        batches = self.batches.train(self.iteration)
+        loss, grad_norm = train_step(self.model, self.optimizer, batches, self.batches.micro_batches)
+        self.iteration += 1
+        return loss, grad_norm
+
+    def _due(self, interval: int) -> bool:
+        return self.iteration % interval == 0 or self.iteration == self.job.train_iters
+
+    def _show(self, **values: float) -> None:
+        if self.screen is not None:
+            self.screen.show(self.iteration, values)
+
+    def _check_finite(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"{self.job.name}: the loss is {loss} at iteration {self.iteration}; the last checkpoint is whole. "
+                f"Lower optim.lr={self.job.optim.lr:g} or optim.clip_grad={self.job.optim.clip_grad:g}."
+            )
+
+    def _save_model(self) -> None:
+        job = self.job
+        facts = store.ModelFacts(
+            shape=job.shape,
+            vocab_size=self.core.real_vocab_size,
+            dtype=job.dtype,
+            tokenizer=job.tokenizer,
+            iteration=job.train_iters,
+            consumed_tokens=job.train_iters * job.tokens_per_iteration,
+            parent=job.init,
+            name=job.name,
+        )
+        store.save_model(job.model_folder, self.core, facts, job.recipe())
+        log.info("%s: finished; the model is in %s", job.name, job.model_folder)

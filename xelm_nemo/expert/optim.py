@@ -1,0 +1,86 @@
+"""Megatron's optimizer over Megatron's data-parallel wrapper, and the learning-rate schedule."""
+
+from typing import Any
+
+import torch
+from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
+from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+from megatron.core.transformer.module import Float16Module
+
+from xelm_nemo.expert.config import OptimConfig
+from xelm_nemo.model.gpt import XglmModel
+
+
+def wrap(model: XglmModel) -> DistributedDataParallel:
+    """The model in Megatron's data-parallel wrapper, gradients in float32."""
+    config = DistributedDataParallelConfig(
+        grad_reduce_in_fp32=True, use_distributed_optimizer=True, overlap_grad_reduce=False
+    )
+    module = Float16Module(model.config, model) if model.config.bf16 else model
+    return DistributedDataParallel(model.config, config, module)
+
+
+def make_optimizer(config: OptimConfig, model: DistributedDataParallel) -> Any:
+    """AdamW with state sharded over data-parallel ranks and float32 master weights."""
+    dtype = model.config.params_dtype
+    settings = OptimizerConfig(
+        optimizer="adam",
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        adam_beta1=config.adam_beta1,
+        adam_beta2=config.adam_beta2,
+        adam_eps=config.adam_eps,
+        clip_grad=config.clip_grad,
+        bf16=dtype == torch.bfloat16,
+        params_dtype=dtype,
+        use_distributed_optimizer=True,
+    )
+    optimizer = get_megatron_optimizer(settings, [model])
+    for part in optimizer.chained_optimizers:
+        if isinstance(part.optimizer, torch.optim.Adam):  # Transformer Engine's Adam needs none of this
+            _allocate_state(part.optimizer)
+            _keep_step_when_loading(part)
+    return optimizer
+
+
+def _allocate_state(adam: torch.optim.Adam) -> None:
+    """Give Adam the state of step 0: Megatron loads a checkpoint only into state that exists."""
+    for group in adam.param_groups:
+        for parameter in group["params"]:
+            zeros = {"exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
+            adam.state[parameter] = {"step": torch.tensor(0.0), **zeros}
+
+
+def _keep_step_when_loading(part: Any) -> None:
+    """Restore torch Adam's step as Megatron 0.15 should.
+
+    It looks for the step among the tensors of a checkpoint, where it is not, and gives all parameters
+    one and the same step tensor, which Adam would then count up once a parameter.
+    """
+    set_states = part._set_main_param_and_optimizer_states
+
+    def set_states_and_step(model_param: torch.Tensor, tensors: dict[str, torch.Tensor]) -> None:
+        group, place = part.model_param_group_index_map[model_param]
+        state = part.optimizer.state[part.optimizer.param_groups[group]["params"][place]]
+        state["step"] = state["step"].clone()
+        set_states(model_param, {"step": state["step"], **tensors})
+
+    part._set_main_param_and_optimizer_states = set_states_and_step
+
+
+def learning_rate(config: OptimConfig, iteration: int, train_iters: int) -> float:
+    """The rate of iteration 0, 1, ...: linear warm-up, then linear decay to min_lr at `train_iters`.
+
+    metaseq's polynomial decay of power 1, as X-ELM trains.
+    """
+    if iteration < config.lr_warmup_iters:
+        return config.lr * (iteration + 1) / config.lr_warmup_iters
+    decay_iters = max(1, train_iters - config.lr_warmup_iters)
+    left = 1 - (iteration - config.lr_warmup_iters) / decay_iters
+    return config.min_lr + (config.lr - config.min_lr) * max(0.0, left)
+
+
+def set_learning_rate(optimizer: Any, rate: float) -> None:
+    """Give every parameter group the rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate

@@ -1,0 +1,56 @@
+"""What a training run shows: a line of log, `metrics.jsonl`, and TensorBoard."""
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+from xelm_nemo.expert.job import TrainJob
+from xelm_nemo.expert.optim import learning_rate
+from xelm_nemo.log import METRICS, Metrics
+
+log = logging.getLogger(__name__)
+
+
+class Screen:
+    """Rank 0's reports; a resumed run goes on where its checkpoint was, without doubled points."""
+
+    def __init__(self, job: TrainJob, *, resume_at: int) -> None:
+        """Open the files of the job's folder."""
+        folder = Path(job.folder)
+        self._job = job
+        self._metrics = Metrics(folder / METRICS, resume_at=resume_at)
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_at + 1, flush_secs=10)
+        self._since = (time.perf_counter(), resume_at)
+
+    def show(self, iteration: int, values: Mapping[str, float]) -> None:
+        """Report values of an iteration: "loss" with its pace, or "valid_loss"."""
+        line: dict[str, float] = {"iteration": iteration, **values}
+        if "loss" in values:
+            line["lr"] = learning_rate(self._job.optim, iteration - 1, self._job.train_iters)
+            line["tokens_per_second"] = round(self._pace(iteration), 1)
+        self._metrics.write(line)
+        for name, value in line.items():
+            if name != "iteration":
+                self._board.add_scalar(name, value, iteration)
+        log.info("%s", _sentence(self._job, line))
+
+    def _pace(self, iteration: int) -> float:
+        """Tokens per second since the last line, validation and checkpoints included."""
+        now = time.perf_counter()
+        then, last_iteration = self._since
+        self._since = (now, iteration)
+        return (iteration - last_iteration) * self._job.tokens_per_iteration / (now - then)
+
+
+def _sentence(job: TrainJob, line: Mapping[str, float]) -> str:
+    parts = [f"{job.name} {line['iteration']}/{job.train_iters}"]
+    for name in ("loss", "valid_loss"):
+        if name in line:
+            parts.append(f"{name} {line[name]:.4f} (perplexity {math.exp(min(line[name], 700)):.2f})")
+    if "tokens_per_second" in line:
+        parts.append(f"{line['tokens_per_second']:,.0f} tokens/s")
+    return ", ".join(parts)

@@ -1,0 +1,87 @@
+"""One optimizer step, through Megatron's schedules at any layout."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from megatron.core.distributed import finalize_model_grads
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
+
+from xelm_nemo import device, parallel
+from xelm_nemo.expert.data import Batch
+from xelm_nemo.parallel import Layout
+
+
+def train_step(model: Any, optimizer: Any, batches: Iterator[Batch], num_micro_batches: int) -> tuple[torch.Tensor, float]:
+    """Forward, backward and update.
+
+    Returns:
+        The mean loss of the step in nats per token, a tensor on the device of every rank, and the norm
+        of the gradient before clipping.
+    """
+    model.zero_grad_buffer()
+    optimizer.zero_grad()
+    loss = _run(model, batches, num_micro_batches, forward_only=False)
+    _, grad_norm, _ = optimizer.step()
+    return loss, float(grad_norm or 0.0)
+
+
+def valid_loss(model: Any, batches: list[Batch]) -> torch.Tensor:
+    """Mean loss in nats per token over the batches, without dropout."""
+    model.eval()
+    with torch.no_grad():
+        loss = _run(model, iter(batches), len(batches), forward_only=True)
+    model.train()
+    return loss
+
+
+def seed_dropout(seed: int, iteration: int, layout: Layout) -> None:
+    """Start this step's dropout from (seed, iteration, rank): no generator state need be saved to resume."""
+    entropy = np.random.SeedSequence([seed, iteration, layout.pp_rank, layout.dp_rank])
+    model_parallel_cuda_manual_seed(int(entropy.generate_state(1)[0]) >> 2)
+
+
+def _run(model: Any, batches: Iterator[Batch], num_micro_batches: int, *, forward_only: bool) -> torch.Tensor:
+    config = model.config
+    config.finalize_model_grads_func = finalize_model_grads
+    batch_size, seq_length = None, None
+    first = next(batches)
+    batch_size, seq_length = first["tokens"].shape
+    losses: list[torch.Tensor] = get_forward_backward_func()(
+        forward_step_func=_forward_step,
+        data_iterator=_chain(first, batches),
+        model=[model],
+        num_microbatches=num_micro_batches,
+        seq_length=seq_length,
+        micro_batch_size=batch_size,
+        forward_only=forward_only,
+    )
+    return _share_loss(losses)
+
+
+def _chain(first: Batch, rest: Iterator[Batch]) -> Iterator[Batch]:
+    yield first
+    yield from rest
+
+
+def _forward_step(batches: Iterator[Batch], model: Any) -> Any:
+    batch = next(batches)
+    output = model(batch["tokens"], None, None, labels=batch["labels"])
+    return output, _mean_loss
+
+
+def _mean_loss(loss_BS: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    # Every micro-batch has the same number of targets (no padding), so a mean of means is the mean.
+    loss = loss_BS.float().mean()
+    return loss, loss.detach().clone()  # the schedule divides the first in place
+
+
+def _share_loss(losses: list[torch.Tensor]) -> torch.Tensor:
+    """The mean over micro-batches and data-parallel ranks, known to all pipeline stages."""
+    total = torch.stack(losses).mean() if losses else torch.zeros((), device=device.device())
+    dist.all_reduce(total, group=parallel.data_parallel_group())
+    total /= dist.get_world_size(parallel.data_parallel_group())
+    return parallel.share_from_last_stage(total)

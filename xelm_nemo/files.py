@@ -1,0 +1,146 @@
+"""Files that are either whole or absent: atomic writes, hashes, JSON and safetensors. No pickle."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xelm_nemo.errors import ArtifactError
+
+_HASH_CHUNK_BYTES = 1 << 20
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write `data` so that a reader, or a kill at any moment, sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with part.open("wb") as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+    _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path` that becomes `path` when the block ends without an error.
+
+    A folder already at `path` is replaced. What an earlier kill left half-written is removed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    old = path.with_name(f".{path.name}.old")
+    for leftover in (part, old):
+        remove(leftover)
+    part.mkdir()
+    try:
+        yield part
+    except BaseException:
+        remove(part)
+        raise
+    for file in part.rglob("*"):
+        _sync(file)
+    _sync(part)
+    if path.exists():
+        path.rename(old)
+    part.rename(path)
+    _sync_folder(path.parent)
+    remove(old)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder; nothing happens when there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_HASH_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def fingerprint(value: Any) -> str:
+    """Hexadecimal SHA-256 of a JSON value, the same for the same value whatever its key order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value in a file.
+
+    Raises:
+        ArtifactError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path} is missing; run the command that makes it first.") from error
+    except ValueError as error:
+        raise ArtifactError(f"{path} is not JSON ({error}); delete it and run the command again.") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON value atomically, indented, in Unicode."""
+    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write named arrays as safetensors, and read them back to be sure.
+
+    safetensors stores the memory of an array that is not C-contiguous in the wrong order without a
+    word (`TruncatedSVD.components_` is one), so every array is copied to C order first.
+    """
+    from safetensors.numpy import load_file, save_file
+
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    save_file(contiguous, part)
+    for name, array in load_file(part).items():
+        if not np.array_equal(array, arrays[name]):
+            raise ArtifactError(f"{path}: array {name!r} changed while it was written; is the disk sound?")
+    _sync(part)
+    part.replace(path)
+    _sync_folder(path.parent)
+
+
+def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """The named arrays of a safetensors file.
+
+    Raises:
+        ArtifactError: the file is missing or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{path} is missing; run the command that makes it first.") from error
+    except SafetensorError as error:
+        raise ArtifactError(f"{path} is damaged ({error}); delete its folder and run the command again.") from error
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(path: Path) -> None:
+    _sync(path)

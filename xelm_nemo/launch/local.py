@@ -1,0 +1,137 @@
+"""Run jobs as processes of this machine, as many at once as its devices allow."""
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from xelm_nemo.errors import LaunchError
+
+LOG = "train.log"
+_POLL_SECONDS = 0.2
+_LAST_LINES = 3
+
+
+@dataclass(frozen=True)
+class Job:
+    """A Python module to run on some ranks; `python -m <module> <folder>` on each.
+
+    Attributes:
+        name: for people.
+        module: the worker.
+        folder: its only argument, and where its log goes.
+        num_ranks: processes that work together.
+    """
+
+    name: str
+    module: str
+    folder: Path
+    num_ranks: int = 1
+
+
+@dataclass
+class _Running:
+    job: Job
+    slot: int
+    ranks: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def exit_code(self) -> int | None:
+        """0 once all ranks are done, the first bad code once one failed, None while they run."""
+        codes = [rank.poll() for rank in self.ranks]
+        failed = [code for code in codes if code]
+        return failed[0] if failed else (None if None in codes else 0)
+
+    def stop(self) -> None:
+        for rank in self.ranks:
+            rank.kill()
+        for rank in self.ranks:
+            rank.wait()
+
+
+def run_jobs(
+    jobs: Sequence[Job], *, max_parallel: int, gpus: int, on_tick: Callable[[], None] = lambda: None
+) -> None:
+    """Run all jobs, in order, `max_parallel` at once; a failed one does not stop the others.
+
+    Args:
+        jobs: what to run.
+        max_parallel: jobs at once.
+        gpus: CUDA devices of the machine, shared out to the slots; 0 on a CPU.
+        on_tick: called a few times a second, to show progress.
+
+    Raises:
+        LaunchError: names the jobs that failed and the last lines of their logs.
+    """
+    waiting, running, failed = list(jobs), list[_Running](), list[Job]()
+    try:
+        while waiting or running:
+            free = sorted(set(range(max_parallel)) - {r.slot for r in running})
+            while waiting and free:
+                running.append(_start(waiting.pop(0), free.pop(0), gpus))
+            time.sleep(_POLL_SECONDS)
+            for one in [one for one in running if one.exit_code() is not None]:
+                if one.exit_code() != 0:
+                    failed.append(one.job)
+                one.stop()
+                running.remove(one)
+            on_tick()
+    finally:
+        for one in running:
+            one.stop()
+    if failed:
+        raise LaunchError("; ".join(_last_words(job) for job in failed))
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to kill this process when the one that started it dies, so that no orphan goes on writing."""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
+        if os.getppid() == 1:  # it died before the call
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _start(job: Job, slot: int, gpus: int) -> _Running:
+    job.folder.mkdir(parents=True, exist_ok=True)
+    port = _free_port() if job.num_ranks > 1 else 0
+    running = _Running(job, slot)
+    with (job.folder / LOG).open("ab") as log:
+        for rank in range(job.num_ranks):
+            environment = os.environ | _environment(job, slot, rank, port, gpus)
+            command = [sys.executable, "-m", job.module, str(job.folder)]
+            running.ranks.append(
+                subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            )
+    return running
+
+
+def _environment(job: Job, slot: int, rank: int, port: int, gpus: int) -> dict[str, str]:
+    """torchrun's variables, the slot's devices, and what Megatron asks of CUDA's queues."""
+    variables = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(job.num_ranks)}
+    variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    variables |= {"CUDA_DEVICE_MAX_CONNECTIONS": "1", "PYTHONWARNINGS": "ignore"}
+    if gpus:
+        devices = range(slot * job.num_ranks, (slot + 1) * job.num_ranks)
+        variables["CUDA_VISIBLE_DEVICES"] = ",".join(str(device % gpus) for device in devices)
+    return variables
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _last_words(job: Job) -> str:
+    log = job.folder / LOG
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error: ")]
+    said = errors[-1].removeprefix("error: ") if errors else " | ".join(lines[-_LAST_LINES:])
+    return f"{job.name} failed ({log}): {said}"

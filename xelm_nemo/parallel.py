@@ -1,0 +1,119 @@
+"""Process groups: the only reader and writer of Megatron's parallel state."""
+
+import datetime
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from xelm_nemo import device
+from xelm_nemo.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """This process's place among the ranks of one model; sizes and ranks are Megatron's."""
+
+    world_size: int
+    rank: int
+    dp_size: int
+    dp_rank: int
+    tp_size: int
+    pp_size: int
+    pp_rank: int
+
+
+@contextmanager
+def model_parallel(
+    *,
+    tensor_model_parallel_size: int = 1,
+    pipeline_model_parallel_size: int = 1,
+    seed: int = 1234,
+    threads: int = 1,
+    timeout_seconds: float = 1800,
+) -> Iterator[Layout]:
+    """Join the ranks of one model for the length of the block.
+
+    Ranks find each other as torchrun's do (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT);
+    without these variables the process is a world of its own.
+
+    Raises:
+        ConfigError: the number of ranks is not a multiple of the model-parallel size.
+    """
+    from megatron.core import parallel_state
+    from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
+
+    world_size = int(os.environ.get("WORLD_SIZE", 1))
+    model_size = tensor_model_parallel_size * pipeline_model_parallel_size
+    if world_size % model_size:
+        raise ConfigError(
+            f"parallel: {tensor_model_parallel_size} tensor x {pipeline_model_parallel_size} pipeline ranks do not "
+            f"fit into WORLD_SIZE={world_size}; start a multiple of {model_size} ranks."
+        )
+    device.enter(local_rank=int(os.environ.get("LOCAL_RANK", 0)), threads=threads)
+    _init_process_group(world_size, timeout_seconds)
+    parallel_state.initialize_model_parallel(tensor_model_parallel_size, pipeline_model_parallel_size)
+    model_parallel_cuda_manual_seed(seed, force_reset_rng=True)
+    try:
+        yield Layout(
+            world_size=world_size,
+            rank=dist.get_rank(),
+            dp_size=parallel_state.get_data_parallel_world_size(),
+            dp_rank=parallel_state.get_data_parallel_rank(),
+            tp_size=tensor_model_parallel_size,
+            pp_size=pipeline_model_parallel_size,
+            pp_rank=parallel_state.get_pipeline_model_parallel_rank(),
+        )
+    finally:
+        parallel_state.destroy_model_parallel()
+        dist.destroy_process_group()
+
+
+def _init_process_group(world_size: int, timeout_seconds: float) -> None:
+    timeout = datetime.timedelta(seconds=timeout_seconds)
+    backend = device.distributed_backend()
+    if world_size == 1:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+    else:
+        dist.init_process_group(backend, timeout=timeout)
+
+
+def is_first_stage() -> bool:
+    """Whether this rank holds the embedding."""
+    from megatron.core import parallel_state
+
+    return bool(parallel_state.is_pipeline_first_stage())
+
+
+def is_last_stage() -> bool:
+    """Whether this rank holds the language-model head."""
+    from megatron.core import parallel_state
+
+    return bool(parallel_state.is_pipeline_last_stage())
+
+
+def data_parallel_group() -> dist.ProcessGroup:
+    """The ranks that hold the same tensors and read other data."""
+    from megatron.core import parallel_state
+
+    return parallel_state.get_data_parallel_group()
+
+
+def model_parallel_group() -> dist.ProcessGroup:
+    """The ranks that together hold one copy of the model."""
+    from megatron.core import parallel_state
+
+    return parallel_state.get_model_parallel_group()
+
+
+def share_from_last_stage(value: torch.Tensor) -> torch.Tensor:
+    """The last pipeline stage's value, on every stage."""
+    from megatron.core import parallel_state
+
+    if parallel_state.get_pipeline_model_parallel_world_size() > 1:
+        source = parallel_state.get_pipeline_model_parallel_last_rank()
+        dist.broadcast(value, source, group=parallel_state.get_pipeline_model_parallel_group())
+    return value

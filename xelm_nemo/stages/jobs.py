@@ -1,0 +1,131 @@
+"""The models of a run as training jobs: the seed model, the experts, and the dense baseline."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from xelm_nemo import artifacts, device
+from xelm_nemo.expert.config import OptimConfig
+from xelm_nemo.expert.job import CHECKPOINTS, TrainJob
+from xelm_nemo.files import fingerprint, read_json, remove, write_json
+from xelm_nemo.launch.local import Job, run_jobs
+from xelm_nemo.launch.progress import TrainingProgress
+from xelm_nemo.log import METRICS
+from xelm_nemo.stages.run import Run
+
+WORKER = "xelm_nemo.expert"
+STAMP = "recipe.json"  # what a job's checkpoints were made from
+
+
+def seed_job(run: Run, init: Path) -> TrainJob:
+    """The seed model, trained on all clusters."""
+    config, seed_model = run.config, run.config.seed_model
+    return _job(
+        run,
+        name="seed_model",
+        folder=run.seed_model,
+        init=init,
+        clusters=list(range(config.clustering.num_clusters)),
+        optim=_with_rate(config.optim, seed_model.lr),
+        train_iters=seed_model.train_iters,
+        global_batch_size=config.expert_batch_size * config.clustering.num_clusters,
+        seed=seed_model.seed,
+        threads=config.launch.threads * parallel_jobs(run),  # it runs alone
+    )
+
+
+def expert_jobs(run: Run) -> list[TrainJob]:
+    """The experts to train now, each on its cluster, and the dense baseline if there is one, on all of them."""
+    config = run.config
+    experts = [
+        _job(run, name=f"expert{k}", folder=run.experts / f"expert{k}", clusters=[k]) for k in config.train_clusters
+    ]
+    return ([dense_job(run)] if config.dense.enabled else []) + experts
+
+
+def dense_job(run: Run) -> TrainJob:
+    """The dense baseline: all clusters, and as many tokens as all experts together."""
+    config = run.config
+    return _job(
+        run,
+        name="dense",
+        folder=run.experts / "dense",
+        clusters=list(range(config.clustering.num_clusters)),
+        optim=_with_rate(config.optim, config.dense.lr),
+        train_iters=config.dense.train_iters or config.training.train_iters,
+        global_batch_size=config.dense_batch_size,
+    )
+
+
+def train_all(run: Run, jobs: list[TrainJob]) -> None:
+    """Train the jobs whose model is missing or stale, with progress on the screen."""
+    todo = [job for job in jobs if not artifacts.is_current(job.model_folder, job.recipe())]
+    for job in todo:
+        _make_ready(job)
+    ranks = _ranks(run)
+    launched = [Job(job.name, WORKER, Path(job.folder), ranks) for job in todo]
+    totals = {
+        job.name: (Path(job.folder) / METRICS, job.train_iters, job.tokens_per_iteration) for job in todo
+    }
+    with TrainingProgress(totals) as progress:
+        run_jobs(launched, max_parallel=parallel_jobs(run), gpus=device.count(), on_tick=progress.tick)
+
+
+def parallel_jobs(run: Run) -> int:
+    """How many models train at once: what the devices hold, unless launch.max_parallel says otherwise."""
+    return run.config.launch.max_parallel or max(1, (device.count() or device.cores()) // _ranks(run))
+
+
+def dtype(run: Run) -> str:
+    """The number format of training, "auto" decided."""
+    chosen = run.config.precision.params_dtype
+    return ("bf16" if device.has_cuda() else "fp32") if chosen == "auto" else chosen
+
+
+def _ranks(run: Run) -> int:
+    layout = run.config.parallel
+    model = layout.tensor_model_parallel_size * layout.pipeline_model_parallel_size
+    return model * layout.data_parallel_size
+
+
+def _job(run: Run, **values: Any) -> TrainJob:
+    config, training = run.config, run.config.training
+    defaults: dict[str, Any] = {
+        "init": run.seed_weights,
+        "optim": config.optim,
+        "train_iters": training.train_iters,
+        "global_batch_size": config.expert_batch_size,
+        "seed": training.seed,
+        "threads": config.launch.threads,
+    }
+    values = defaults | values
+    places = {key: str(values.pop(key)) for key in ("folder", "init")}
+    return TrainJob(
+        **places,
+        **values,
+        tokens=str(run.tokens),
+        tokenizer=str(run.tokenizer),
+        shape=config.model,
+        parallel=config.parallel,
+        dtype=dtype(run),
+        micro_batch_size=training.micro_batch_size,
+        seq_length=config.seq_length,
+        log_interval=training.log_interval,
+        save_interval=training.save_interval,
+        eval_interval=training.eval_interval,
+        eval_sequences=training.eval_sequences,
+    )
+
+
+def _with_rate(optim: OptimConfig, lr: float | None) -> OptimConfig:
+    return optim if lr is None else dataclasses.replace(optim, lr=lr)
+
+
+def _make_ready(job: TrainJob) -> None:
+    """Write the job's file; checkpoints that another recipe made go, for they cannot be gone on from."""
+    folder, stamp = Path(job.folder), job.recipe().stamp()
+    if (folder / STAMP).is_file() and fingerprint(read_json(folder / STAMP)) != fingerprint(stamp):
+        for stale in (folder / CHECKPOINTS, folder / METRICS, folder / "tensorboard"):
+            remove(stale)
+    write_json(folder / STAMP, stamp)
+    job.save()

@@ -1,0 +1,134 @@
+"""A run folder: where each artifact is, and which configuration it belongs to."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+from xelm_nemo.config.compose import from_yaml, to_yaml
+from xelm_nemo.config.schema import RunConfig, differing_keys
+from xelm_nemo.corpus.jsonl import Document, read_documents
+from xelm_nemo.errors import ArtifactError, RunFolderError
+from xelm_nemo.expert.job import MODEL
+from xelm_nemo.files import write_atomic
+
+CONFIG = "config.yaml"
+_SHOWN_DIFFERENCES = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The paths of a run."""
+
+    config: RunConfig
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.config.folder
+
+    @property
+    def corpus(self) -> Path:
+        """The corpus: the user's, or the shipped one written out."""
+        return Path(self.config.corpus.path) if self.config.corpus.path else self.folder / "corpus"
+
+    def split(self, split: str) -> Path:
+        """The folder of the "train", "valid" or "test" split, whatever the corpus calls it."""
+        return self.corpus / str(getattr(self.config.corpus, f"{split}_split"))
+
+    def documents(self, split: str) -> Iterator[Document]:
+        """The documents of the "train", "valid" or "test" split."""
+        return read_documents(self.corpus, self.split(split).name, **self.corpus_keys())
+
+    def corpus_keys(self) -> dict[str, str]:
+        """Under which keys of a line the text and the language are."""
+        return {"text_key": self.config.corpus.text_key, "lang_key": self.config.corpus.lang_key}
+
+    @property
+    def clusterer(self) -> Path:
+        """The clusterer and its report."""
+        return self.folder / "clusterer"
+
+    @property
+    def clusters(self) -> Path:
+        """The cluster of every document."""
+        return self.folder / "clusters"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The tokenizer of the run, trained here or copied from the seed model."""
+        return self.folder / "tokenizer"
+
+    @property
+    def tokens(self) -> Path:
+        """The token shards."""
+        return self.folder / "tokens"
+
+    @property
+    def seed_model(self) -> Path:
+        """The working folder of the seed model."""
+        return self.folder / "seed_model"
+
+    @property
+    def seed_weights(self) -> Path:
+        """The model folder that experts are branched from."""
+        return self.seed_model / MODEL
+
+    @property
+    def experts(self) -> Path:
+        """The working folders of the experts and of the dense baseline."""
+        return self.folder / "experts" / "round0"
+
+    @property
+    def evaluation(self) -> Path:
+        """Results, report and plots."""
+        return self.folder / "evaluation"
+
+    @property
+    def export(self) -> Path:
+        """Exported models, one folder each."""
+        return self.folder / "export"
+
+    def models(self) -> dict[str, Path]:
+        """The finished models by name: the experts in cluster order, then the dense baseline.
+
+        Raises:
+            ArtifactError: one of them is missing.
+        """
+        names = [f"expert{k}" for k in range(self.config.clustering.num_clusters)]
+        names += ["dense"] if self.config.dense.enabled else []
+        folders = {name: self.experts / name / MODEL for name in names}
+        missing = [name for name, folder in folders.items() if not folder.is_dir()]
+        if missing:
+            raise ArtifactError(
+                f"{self.experts} has no finished {', '.join(missing)}; run `python -m xelm_nemo.train` with "
+                "training.train_clusters=null first."
+            )
+        return folders
+
+    def claim(self) -> None:
+        """Write the configuration into a new run folder, or see that it is the one that is there.
+
+        Raises:
+            RunFolderError: another configuration made the folder; names the keys that differ.
+        """
+        path = self.folder / CONFIG
+        if path.is_file():
+            theirs = from_yaml(path)
+            keys = differing_keys(self.config, theirs)
+            if keys:
+                raise RunFolderError(self._conflict(keys, theirs))
+        write_atomic(path, to_yaml(self.config))
+
+    def _conflict(self, keys: list[str], theirs: dict[str, object]) -> str:
+        mine = dataclasses.asdict(self.config)
+        differences = [f"{key} is {_at(theirs, key)!r} there and {_at(mine, key)!r} here" for key in keys]
+        more = len(differences) - _SHOWN_DIFFERENCES
+        said = "; ".join(differences[:_SHOWN_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
+        return f"{self.folder} belongs to another configuration: {said}. Set output=DIR to a new folder."
+
+
+def _at(values: dict[str, object], key: str) -> object:
+    value: object = values
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value

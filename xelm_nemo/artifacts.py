@@ -70,7 +70,8 @@ def write_manifest(folder: Path, stamp: Mapping[str, Any]) -> None:
     """Record the recipe's stamp and the hash of every file in the folder; marks the folder as whole."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
     entries = {
-        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files
+        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        for path in files
     }
     # The digest speaks of content only: an input that was touched but not changed makes its artifact
     # be built again, and nothing after it.
@@ -108,7 +109,9 @@ def verify(folder: Path) -> None:
     for name, entry in read_json(folder / MANIFEST)["files"].items():
         path = folder / name
         if not path.is_file():
-            raise ArtifactError(f"{path} is missing; delete {folder} and run the command that makes it again.")
+            raise ArtifactError(
+                f"{path} is missing; delete {folder} and run the command that makes it again."
+            )
         if sha256(path) != entry["sha256"]:
             raise ArtifactError(f"{path} has changed since it was made; delete {folder} and run again.")
 

@@ -1,4 +1,7 @@
-"""Make the seed model that experts are branched from: `python -m xelm_nemo.branch +experiment=<name> key=value ...`."""
+"""Make the seed model that experts are branched from.
+
+python -m xelm_nemo.branch +experiment=<name> key=value ...
+"""
 
 import sys
 

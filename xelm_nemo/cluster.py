@@ -1,4 +1,7 @@
-"""Cluster the corpus and assign every document: `python -m xelm_nemo.cluster +experiment=<name> key=value ...`."""
+"""Cluster the corpus and assign every document.
+
+python -m xelm_nemo.cluster +experiment=<name> key=value ...
+"""
 
 import sys
 

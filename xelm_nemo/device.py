@@ -57,7 +57,7 @@ def enter(*, local_rank: int = 0, threads: int = 1) -> None:
         torch.cuda.set_device(local_rank)
     elif not _entered:
         _stand_in_for_cuda()
-        _CpuDevice().__enter__()
+        _CpuDevice().__enter__()  # type: ignore[no-untyped-call]
     _entered = True
 
 

@@ -1,4 +1,7 @@
-"""Measure experts, dense baseline and ensembles on held-out documents: `python -m xelm_nemo.evaluate +experiment=<name> key=value ...`."""
+"""Measure experts, dense baseline and ensembles on held-out documents.
+
+python -m xelm_nemo.evaluate +experiment=<name> key=value ...
+"""
 
 import sys
 

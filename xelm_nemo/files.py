@@ -131,7 +131,9 @@ def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} is missing; run the command that makes it first.") from error
     except SafetensorError as error:
-        raise ArtifactError(f"{path} is damaged ({error}); delete its folder and run the command again.") from error
+        raise ArtifactError(
+            f"{path} is damaged ({error}); delete its folder and run the command again."
+        ) from error
 
 
 def _sync(path: Path) -> None:

@@ -18,7 +18,7 @@ _POLL_SECONDS = 0.1
 
 @contextlib.contextmanager
 def hold(folder: Path, *, patience_seconds: float = 3.0) -> Iterator[None]:
-    """Hold the folder for the length of the block; the system lets go when this process ends, however it ends.
+    """Hold the folder for the length of the block; the system lets go however this process ends.
 
     Args:
         folder: is made when it does not exist.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore
 
 from xelm_nemo import device
 from xelm_nemo.errors import ConfigError
@@ -50,8 +51,8 @@ def model_parallel(
     model_size = tensor_model_parallel_size * pipeline_model_parallel_size
     if world_size % model_size:
         raise ConfigError(
-            f"parallel: {tensor_model_parallel_size} tensor x {pipeline_model_parallel_size} pipeline ranks do not "
-            f"fit into WORLD_SIZE={world_size}; start a multiple of {model_size} ranks."
+            f"parallel: {tensor_model_parallel_size} tensor x {pipeline_model_parallel_size} pipeline ranks do "
+            f"not fit into WORLD_SIZE={world_size}; start a multiple of {model_size} ranks."
         )
     device.enter(local_rank=int(os.environ.get("LOCAL_RANK", 0)), threads=threads)
     _init_process_group(world_size, timeout_seconds)
@@ -76,7 +77,7 @@ def _init_process_group(world_size: int, timeout_seconds: float) -> None:
     timeout = datetime.timedelta(seconds=timeout_seconds)
     backend = device.distributed_backend()
     if world_size == 1:
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1, timeout=timeout)
     else:
         dist.init_process_group(backend, timeout=timeout)
 
@@ -99,14 +100,8 @@ def data_parallel_group() -> dist.ProcessGroup:
     """The ranks that hold the same tensors and read other data."""
     from megatron.core import parallel_state
 
-    return parallel_state.get_data_parallel_group()
-
-
-def model_parallel_group() -> dist.ProcessGroup:
-    """The ranks that together hold one copy of the model."""
-    from megatron.core import parallel_state
-
-    return parallel_state.get_model_parallel_group()
+    group: dist.ProcessGroup = parallel_state.get_data_parallel_group()
+    return group
 
 
 def share_from_last_stage(value: torch.Tensor) -> torch.Tensor:

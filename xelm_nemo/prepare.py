@@ -1,4 +1,7 @@
-"""Write the shipped corpus into the run folder: `python -m xelm_nemo.prepare +experiment=<name> key=value ...`."""
+"""Write the shipped corpus into the run folder.
+
+python -m xelm_nemo.prepare +experiment=<name> key=value ...
+"""
 
 import sys
 

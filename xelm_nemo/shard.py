@@ -1,4 +1,7 @@
-"""Tokenise every document into its cluster's token shard: `python -m xelm_nemo.shard +experiment=<name> key=value ...`."""
+"""Tokenise every document into its cluster's token shard.
+
+python -m xelm_nemo.shard +experiment=<name> key=value ...
+"""
 
 import sys
 

@@ -1,4 +1,7 @@
-"""Train every expert of a run, after every earlier stage that is missing or out of date: `python -m xelm_nemo.train +experiment=<name> key=value ...`."""
+"""Train every expert of a run, after every earlier stage that is missing or out of date.
+
+python -m xelm_nemo.train +experiment=<name> key=value ...
+"""
 
 import sys
 

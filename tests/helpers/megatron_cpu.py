@@ -24,7 +24,9 @@ def on_ranks(num_ranks, function, *args):
 
 
 def _rank_main(rank, num_ranks, function, args):
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(num_ranks), MASTER_ADDR="127.0.0.1")
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(num_ranks), MASTER_ADDR="127.0.0.1"
+    )
     function(*args)
 
 
@@ -91,20 +93,20 @@ class Workshop:
         write_seed_model(self.folder / "seed_model", shape)
 
     def job(self, name, shape, *, layout=None, **changes):
-        """The folder of a new training job of 2 iterations with 8 sequences each."""
+        """The folder of a new training job of one iteration with 8 sequences each."""
         from xelm_nemo.expert.config import OptimConfig
         from xelm_nemo.expert.job import TrainJob
         from xelm_nemo.model.config import ParallelConfig
 
         settings = {
-            "train_iters": 2,
+            "train_iters": 1,
             "global_batch_size": 8,
             "micro_batch_size": 2,
             "seq_length": SEQ_LENGTH,
             "seed": 1,
             "log_interval": 1,
             "save_interval": 1,
-            "eval_interval": 2,
+            "eval_interval": 1,
             "eval_sequences": 4,
             # No clipping, and no momentum: Adam's first moment is then the last gradient itself.
             "optim": OptimConfig(lr=1e-3, adam_beta1=0.0, clip_grad=0.0),

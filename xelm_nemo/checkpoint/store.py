@@ -1,4 +1,4 @@
-"""Models and training states on disk: Megatron distributed checkpoints in folders that are whole or absent."""
+"""Models and training states on disk: distributed checkpoints in folders that are whole or absent."""
 
 import contextlib
 import dataclasses
@@ -66,7 +66,11 @@ def load_facts(folder: Path) -> ModelFacts:
 
 
 def load_model(
-    folder: Path, layout: ParallelConfig, *, dtype: torch.dtype | None = None, shape: ModelConfig | None = None
+    folder: Path,
+    layout: ParallelConfig,
+    *,
+    dtype: torch.dtype | None = None,
+    shape: ModelConfig | None = None,
 ) -> XglmModel:
     """This rank's part of a finished model, at any layout.
 
@@ -133,7 +137,7 @@ class Checkpoints:
         path = self._path(iterations[-1])
         artifacts.check(path, "checkpoint")
         state = _load(self._state(model, optimizer, loading=True), path)
-        model.load_state_dict({k: v for k, v in state["model"].items()}, strict=False)
+        model.load_state_dict(state["model"], strict=False)
         optimizer.load_state_dict(state["optimizer"])
         return iterations[-1]
 
@@ -143,7 +147,9 @@ class Checkpoints:
     @staticmethod
     def _state(model: XglmModel, optimizer: Any, *, loading: bool) -> dict[str, Any]:
         sharded = model.sharded_state_dict()
-        optimizer_state = optimizer.sharded_state_dict(sharded, is_loading=loading, metadata=_OPTIMIZER_FORMAT)
+        optimizer_state = optimizer.sharded_state_dict(
+            sharded, is_loading=loading, metadata=_OPTIMIZER_FORMAT
+        )
         return {"model": sharded, "optimizer": optimizer_state}
 
 

@@ -2,6 +2,7 @@
 
 from xelm_nemo.config.schema import RunConfig
 from xelm_nemo.errors import ConfigError
+from xelm_nemo.model.config import layout_problems
 
 FINISHING_STAGES = ("evaluate", "export")
 
@@ -21,7 +22,9 @@ def _corpus(config: RunConfig) -> list[str]:
     corpus, clusters = config.corpus, config.clustering.num_clusters
     problems = []
     if corpus.path is None and corpus.builtin is None:
-        problems.append("corpus.path is not set; give a folder of {train,valid}/<shard>/*.jsonl, or corpus=udhr")
+        problems.append(
+            "corpus.path is not set; give a folder of {train,valid}/<shard>/*.jsonl, or corpus=udhr"
+        )
     if corpus.path is None and corpus.builtin not in (None, "udhr"):
         problems.append(f"corpus.builtin={corpus.builtin!r} is not shipped; use 'udhr'")
     if clusters < 1:
@@ -30,12 +33,15 @@ def _corpus(config: RunConfig) -> list[str]:
     if outside:
         problems.append(f"training.train_clusters={outside} are not among clusters 0..{clusters - 1}")
     if config.seed_model.source == "hf" and config.seed_model.path is None:
-        problems.append("seed_model.path is not set; give a Hugging Face folder or hub id, or seed_model=random")
+        problems.append(
+            "seed_model.path is not set; give a Hugging Face folder or hub id, or seed_model=random"
+        )
     return problems
 
 
 def _batches(config: RunConfig) -> list[str]:
-    training, clusters, ranks = config.training, max(1, config.clustering.num_clusters), config.parallel.data_parallel_size
+    training, clusters = config.training, max(1, config.clustering.num_clusters)
+    ranks = config.parallel.data_parallel_size
     step, micro = training.global_batch_size, training.micro_batch_size * ranks
     problems = []
     if config.seq_length > config.model.max_position_embeddings:
@@ -46,40 +52,27 @@ def _batches(config: RunConfig) -> list[str]:
     if step % clusters or (step // clusters) % micro:
         unit = clusters * micro
         problems.append(
-            f"training.global_batch_size={step} does not divide into clustering.num_clusters={clusters} experts x "
-            f"training.micro_batch_size={training.micro_batch_size} x parallel.data_parallel_size={ranks}; "
+            f"training.global_batch_size={step} does not divide into clustering.num_clusters={clusters} "
+            f"experts x training.micro_batch_size={training.micro_batch_size} x parallel.data_parallel_size={ranks}; "
             f"use a multiple of {unit}, such as {max(1, round(step / unit)) * unit}"
         )
     iterations = config.dense.train_iters
-    if config.dense.enabled and iterations:
-        if (step * training.train_iters) % iterations or config.dense_batch_size % micro:
-            problems.append(
-                f"dense.train_iters={iterations} does not give whole micro-batches for as many tokens as the experts "
-                f"see ({step} x {training.train_iters} sequences)"
-            )
+    uneven = iterations and ((step * training.train_iters) % iterations or config.dense_batch_size % micro)
+    if config.dense.enabled and uneven:
+        problems.append(
+            f"dense.train_iters={iterations} does not give whole micro-batches for as many tokens as the "
+            f"experts see ({step} x {training.train_iters} sequences)"
+        )
     return problems
 
 
 def _layout(config: RunConfig) -> list[str]:
-    model, layout = config.model, config.parallel
-    tp, pp, heads = layout.tensor_model_parallel_size, layout.pipeline_model_parallel_size, model.num_attention_heads
-    problems = []
-    if heads % tp:
-        fitting = [size for size in range(1, heads + 1) if heads % size == 0]
+    problems, tp = layout_problems(config.model, config.parallel), config.parallel.tensor_model_parallel_size
+    if config.parallel.sequence_parallel and config.seq_length % tp:
         problems.append(
-            f"parallel.tensor_model_parallel_size={tp} does not divide model.num_attention_heads={heads}; "
-            f"use one of {fitting}"
+            f"training.seq_length={config.seq_length} is not a multiple of "
+            f"parallel.tensor_model_parallel_size={tp}, as sequence parallelism needs"
         )
-    if model.hidden_size % heads:
-        problems.append(f"model.num_attention_heads={heads} does not divide model.hidden_size={model.hidden_size}")
-    if model.num_layers % pp:
-        problems.append(
-            f"parallel.pipeline_model_parallel_size={pp} does not divide model.num_layers={model.num_layers}"
-        )
-    if layout.sequence_parallel and tp == 1:
-        problems.append("parallel.sequence_parallel=true needs parallel.tensor_model_parallel_size of 2 or more")
-    if layout.sequence_parallel and config.seq_length % tp:
-        problems.append(f"training.seq_length={config.seq_length} is not a multiple of tensor_model_parallel_size={tp}")
     return problems
 
 
@@ -93,7 +86,11 @@ def _choices(config: RunConfig) -> list[str]:
         "router.rule": (config.router.rule, ("upstream", "paper")),
         "launch.name": (config.launch.name, ("local",)),
     }
-    problems = [f"{key}={value!r} is not known; use one of {list(known)}" for key, (value, known) in choices.items() if value not in known]
+    problems = [
+        f"{key}={value!r} is not known; use one of {list(known)}"
+        for key, (value, known) in choices.items()
+        if value not in known
+    ]
     unknown = [stage for stage in config.finish_with if stage not in FINISHING_STAGES]
     if unknown:
         problems.append(f"finish_with={unknown} are not stages after training; use {list(FINISHING_STAGES)}")

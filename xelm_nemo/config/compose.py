@@ -1,4 +1,4 @@
-"""From `+experiment=name key=value ...` to a checked RunConfig. The only file, with the entry points, that knows Hydra."""
+"""From `+experiment=name key=value ...` to a checked RunConfig. The only file that knows Hydra."""
 
 import difflib
 import importlib.util
@@ -22,7 +22,9 @@ def config_folder() -> Path:
     """Where the YAML files are, in a checkout and in an installed package alike."""
     spec = importlib.util.find_spec("xelm_configs")
     if spec is None or not spec.submodule_search_locations:
-        raise ConfigError("the configuration files are not installed; run `pip install -e .` in the checkout.")
+        raise ConfigError(
+            "the configuration files are not installed; run `pip install -e .` in the checkout."
+        )
     return Path(next(iter(spec.submodule_search_locations)))
 
 
@@ -90,5 +92,6 @@ def _keys(node: DictConfig, prefix: str = "") -> list[str]:
     keys = []
     for key in node:
         child = node._get_node(key)
-        keys += _keys(child, f"{prefix}{key}.") if isinstance(child, DictConfig) else [f"{prefix}{key}"]
+        name = f"{prefix}{key!s}"
+        keys += _keys(child, f"{name}.") if isinstance(child, DictConfig) else [name]
     return keys

@@ -16,9 +16,19 @@ from xelm_nemo.router.config import RouterConfig
 # Sections and keys that may differ when a run folder is taken up again: they change where and how
 # fast, or what is shown, but not what is learned.
 FREE_KEYS = (
-    "output finish_with dry_run launch parallel evaluation router training.train_clusters "
-    "training.log_interval training.save_interval training.eval_interval training.eval_sequences"
-).split()
+    "output",
+    "finish_with",
+    "dry_run",
+    "launch",
+    "parallel",
+    "evaluation",
+    "router",
+    "training.train_clusters",
+    "training.log_interval",
+    "training.save_interval",
+    "training.eval_interval",
+    "training.eval_sequences",
+)
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,11 @@ JOB = "job.json"
 CHECKPOINTS = "checkpoints"
 MODEL = "model"  # the finished model folder inside the job's folder
 
-_NOT_IDENTITY = frozenset(
-    "folder init tokens tokenizer parallel threads log_interval save_interval eval_interval eval_sequences".split()
-)
+# Places, layout and screens: what the trained weights do not depend on.
+_NOT_IDENTITY = {
+    *("folder", "init", "tokens", "tokenizer", "parallel", "threads"),
+    *("log_interval", "save_interval", "eval_interval", "eval_sequences"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,4 +76,6 @@ class TrainJob:
         try:
             return cls(**values | {key: kind(**values[key]) for key, kind in types.items()})
         except (KeyError, TypeError) as error:
-            raise ArtifactError(f"{folder / JOB} is of another version ({error}); start the run again.") from error
+            raise ArtifactError(
+                f"{folder / JOB} is of another version ({error}); start the run again."
+            ) from error

@@ -45,7 +45,9 @@ class Trainer:
         """Build the model and take up the newest checkpoint."""
         folder = Path(job.folder)
         self.job, self.layout = job, layout
-        self.core = store.load_model(Path(job.init), job.parallel, dtype=store.DTYPES[job.dtype], shape=job.shape)
+        self.core = store.load_model(
+            Path(job.init), job.parallel, dtype=store.DTYPES[job.dtype], shape=job.shape
+        )
         self.model = wrap(self.core)
         self.optimizer = make_optimizer(job.optim, self.model)
         self.batches = Batches(job, layout)
@@ -88,8 +90,8 @@ class Trainer:
     def _check_finite(self, loss: float) -> None:
         if not math.isfinite(loss):
             raise TrainingError(
-                f"{self.job.name}: the loss is {loss} at iteration {self.iteration}; the last checkpoint is whole. "
-                f"Lower optim.lr={self.job.optim.lr:g} or optim.clip_grad={self.job.optim.clip_grad:g}."
+                f"{self.job.name}: the loss is {loss} at iteration {self.iteration}; the last checkpoint is "
+                f"whole. Lower optim.lr={self.job.optim.lr:g} or optim.clip_grad={self.job.optim.clip_grad:g}."
             )
 
     def _save_model(self) -> None:

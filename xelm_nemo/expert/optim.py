@@ -37,6 +37,7 @@ def make_optimizer(config: OptimConfig, model: DistributedDataParallel) -> Any:
     )
     optimizer = get_megatron_optimizer(settings, [model])
     for part in optimizer.chained_optimizers:
+        _save_from_where_parameters_are(part)
         if isinstance(part.optimizer, torch.optim.Adam):  # Transformer Engine's Adam needs none of this
             _allocate_state(part.optimizer)
             _keep_step_when_loading(part)
@@ -66,6 +67,34 @@ def _keep_step_when_loading(part: Any) -> None:
         set_states(model_param, {"step": state["step"], **tensors})
 
     part._set_main_param_and_optimizer_states = set_states_and_step
+
+
+def _save_from_where_parameters_are(part: Any) -> None:
+    """Save the state of every parameter as its own, which Megatron 0.15 does only for the first bucket.
+
+    It packs the buckets of a buffer without the padding between them, and then cuts the parameters out
+    at places that count the padding. A tied embedding on two pipeline stages has a bucket of its own.
+    """
+    gather = part.get_parameter_state_dp_zero
+
+    def gather_with_padding(**options: Any) -> Any:
+        state = gather(**options)
+        for index, buffer in enumerate(part.buffers):
+            for tensors in state[index].values():
+                packed = {key: value for key, value in tensors.items() if isinstance(value, torch.Tensor)}
+                tensors.update({key: _with_padding(value, buffer) for key, value in packed.items()})
+        return state
+
+    part.get_parameter_state_dp_zero = gather_with_padding
+
+
+def _with_padding(packed: torch.Tensor, buffer: Any) -> torch.Tensor:
+    padded, start = packed.new_zeros(buffer.numel), 0
+    for bucket in buffer.buckets:
+        size = bucket.numel_unpadded
+        padded[bucket.offset : bucket.offset + size] = packed[start : start + size]
+        start += size
+    return padded
 
 
 def learning_rate(config: OptimConfig, iteration: int, train_iters: int) -> float:

@@ -48,9 +48,11 @@ class Screen:
 
 def _sentence(job: TrainJob, line: Mapping[str, float]) -> str:
     parts = [f"{job.name} {line['iteration']}/{job.train_iters}"]
-    for name in ("loss", "valid_loss"):
-        if name in line:
-            parts.append(f"{name} {line[name]:.4f} (perplexity {math.exp(min(line[name], 700)):.2f})")
+    parts += [
+        f"{name} {line[name]:.4f} (perplexity {math.exp(min(line[name], 700)):.2f})"
+        for name in ("loss", "valid_loss")
+        if name in line
+    ]
     if "tokens_per_second" in line:
         parts.append(f"{line['tokens_per_second']:,.0f} tokens/s")
     return ", ".join(parts)

@@ -15,7 +15,9 @@ from xelm_nemo.expert.data import Batch
 from xelm_nemo.parallel import Layout
 
 
-def train_step(model: Any, optimizer: Any, batches: Iterator[Batch], num_micro_batches: int) -> tuple[torch.Tensor, float]:
+def train_step(
+    model: Any, optimizer: Any, batches: Iterator[Batch], num_micro_batches: int
+) -> tuple[torch.Tensor, float]:
     """Forward, backward and update.
 
     Returns:

@@ -90,7 +90,7 @@ def run_jobs(
 
 
 def die_with_parent() -> None:
-    """Ask the kernel to kill this process when the one that started it dies, so that no orphan goes on writing."""
+    """Have the kernel kill this process when its parent dies, so that no orphan goes on writing."""
     if sys.platform == "linux":
         with suppress(OSError):
             ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG

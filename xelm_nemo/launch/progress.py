@@ -49,7 +49,9 @@ class TrainingProgress:
     def __enter__(self) -> "TrainingProgress":
         """Show the bars."""
         if self._console.is_terminal:
-            self._bars = {n: self._progress.add_task(n, total=t[1], said="waiting") for n, t in self._totals.items()}
+            self._bars = {
+                n: self._progress.add_task(n, total=t[1], said="waiting") for n, t in self._totals.items()
+            }
             self._progress.start()
         return self
 

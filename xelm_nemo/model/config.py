@@ -34,3 +34,32 @@ class ParallelConfig:
     pipeline_model_parallel_size: int = 1
     data_parallel_size: int = 1
     sequence_parallel: bool = False
+
+
+def layout_problems(shape: ModelConfig, layout: ParallelConfig) -> list[str]:
+    """Why a model of this shape cannot be divided so; nothing when it can."""
+    tp, pp, heads = (
+        layout.tensor_model_parallel_size,
+        layout.pipeline_model_parallel_size,
+        shape.num_attention_heads,
+    )
+    problems = []
+    if heads % tp:
+        fitting = [size for size in range(1, heads + 1) if heads % size == 0]
+        problems.append(
+            f"parallel.tensor_model_parallel_size={tp} does not divide model.num_attention_heads={heads}; "
+            f"use one of {fitting}"
+        )
+    if shape.hidden_size % heads:
+        problems.append(
+            f"model.num_attention_heads={heads} does not divide model.hidden_size={shape.hidden_size}"
+        )
+    if shape.num_layers % pp:
+        problems.append(
+            f"parallel.pipeline_model_parallel_size={pp} does not divide model.num_layers={shape.num_layers}"
+        )
+    if layout.sequence_parallel and tp == 1:
+        problems.append(
+            "parallel.sequence_parallel=true needs parallel.tensor_model_parallel_size of 2 or more"
+        )
+    return problems

@@ -11,7 +11,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from xelm_nemo import device, parallel
 from xelm_nemo.errors import ConfigError
-from xelm_nemo.model.config import ModelConfig, ParallelConfig
+from xelm_nemo.model.config import ModelConfig, ParallelConfig, layout_problems
 from xelm_nemo.model.layers import block_spec, has_transformer_engine
 from xelm_nemo.model.positions import sinusoidal_positions
 
@@ -59,7 +59,8 @@ class XglmModel(GPTModel):
 
     def _embed(self, tokens_BS: torch.Tensor) -> torch.Tensor:
         """[S, B, H], or this rank's slice of S under sequence parallelism."""
-        words = self.embedding.word_embeddings(tokens_BS)
+        words: torch.Tensor = self.embedding.word_embeddings(tokens_BS)
+        assert self.positions_SH is not None  # this is the first stage
         positions = self.positions_SH[: tokens_BS.shape[1]]
         if self.config.sequence_parallel:  # then words are already [S / tp, B, H]
             positions = positions.chunk(self.pg_collection.tp.size())[self.pg_collection.tp.rank()]
@@ -70,7 +71,8 @@ class XglmModel(GPTModel):
 
     def compute_language_model_loss(self, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of each target, float32 [B, S]; logits [S, B, V / tp] of the padded vocabulary."""
-        return super().compute_language_model_loss(labels, self._mask_padding(logits))
+        loss: torch.Tensor = super().compute_language_model_loss(labels, self._mask_padding(logits))
+        return loss
 
     def _mask_padding(self, logits: torch.Tensor) -> torch.Tensor:
         width = logits.shape[-1]
@@ -82,7 +84,7 @@ class XglmModel(GPTModel):
 
     def logits(self, tokens_BS: torch.Tensor) -> torch.Tensor:
         """Next-token logits [B, S, V] of the real vocabulary, on every tensor-parallel rank."""
-        logits = gather_from_tensor_model_parallel_region(self(tokens_BS, None, None))
+        logits: torch.Tensor = gather_from_tensor_model_parallel_region(self(tokens_BS, None, None))
         return logits[..., : self.real_vocab_size]
 
 
@@ -92,7 +94,9 @@ def transformer_config(shape: ModelConfig, layout: ParallelConfig, dtype: torch.
     Raises:
         ConfigError: names every size that does not divide as the layout needs it.
     """
-    _check(shape, layout)
+    problems = layout_problems(shape, layout)
+    if problems:
+        raise ConfigError("; ".join(problems) + ".")
     return TransformerConfig(
         num_layers=shape.num_layers,
         hidden_size=shape.hidden_size,
@@ -117,30 +121,10 @@ def transformer_config(shape: ModelConfig, layout: ParallelConfig, dtype: torch.
     )
 
 
-def build_model(shape: ModelConfig, layout: ParallelConfig, *, vocab_size: int, dtype: torch.dtype) -> XglmModel:
+def build_model(
+    shape: ModelConfig, layout: ParallelConfig, *, vocab_size: int, dtype: torch.dtype
+) -> XglmModel:
     """This rank's part of a freshly initialised model, on the device and in `dtype`."""
     model = XglmModel(transformer_config(shape, layout, dtype), shape, vocab_size)
-    return model.to(device.device(), dtype)
-
-
-def _check(shape: ModelConfig, layout: ParallelConfig) -> None:
-    tp, pp = layout.tensor_model_parallel_size, layout.pipeline_model_parallel_size
-    heads, problems = shape.num_attention_heads, []
-    if shape.activation not in ACTIVATIONS:
-        problems.append(f"model.activation={shape.activation!r} is not known; use one of {sorted(ACTIVATIONS)}")
-    if heads % tp:
-        fitting = [d for d in range(1, heads + 1) if heads % d == 0]
-        problems.append(
-            f"parallel.tensor_model_parallel_size={tp} does not divide model.num_attention_heads={heads}; "
-            f"use one of {fitting}"
-        )
-    if shape.hidden_size % heads:
-        problems.append(f"model.num_attention_heads={heads} does not divide model.hidden_size={shape.hidden_size}")
-    if shape.num_layers % pp:
-        problems.append(
-            f"parallel.pipeline_model_parallel_size={pp} does not divide model.num_layers={shape.num_layers}"
-        )
-    if layout.sequence_parallel and tp == 1:
-        problems.append("parallel.sequence_parallel=true needs parallel.tensor_model_parallel_size > 1")
-    if problems:
-        raise ConfigError("; ".join(problems) + ".")
+    model.to(device.device(), dtype)
+    return model

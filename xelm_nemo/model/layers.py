@@ -26,7 +26,10 @@ def block_spec(config: Any, *, transformer_engine: bool) -> Any:
     Both kinds save under the same checkpoint names, so a model moves between them.
     """
     from megatron.core.models.gpt import gpt_layer_specs
-    from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
+    from megatron.core.transformer.transformer_block import (
+        TransformerBlockSubmodules,
+        get_num_layers_to_build,
+    )
 
     if transformer_engine:
         from megatron.core.extensions.transformer_engine import TENorm

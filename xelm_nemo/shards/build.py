@@ -48,7 +48,8 @@ def write_token_shards(
     for document in documents:
         if document.sp_id not in cluster_of:
             raise ArtifactError(
-                f"document {document.sp_id} has no cluster; run `python -m xelm_nemo.cluster` on this corpus again."
+                f"document {document.sp_id} has no cluster; run "
+                "`python -m xelm_nemo.cluster` on this corpus again."
             )
         cluster = cluster_of[document.sp_id]
         tokens = encode_document(tokenizer, document.text)

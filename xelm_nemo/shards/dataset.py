@@ -53,7 +53,8 @@ class TokenStream:
             part = self._document(int(order[place]))[within : within + wanted]
             parts.append(part)
             start, wanted = start + len(part), wanted - len(part)
-        return np.concatenate(parts).astype(np.int64)
+        block: NDArray[np.int64] = np.concatenate(parts).astype(np.int64)
+        return block
 
     def _document(self, number: int) -> NDArray[Any]:
         shard = int(np.searchsorted(self._first_document, number, side="right")) - 1

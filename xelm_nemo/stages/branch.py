@@ -58,7 +58,9 @@ def _initialise(run: Run, folder: Path, recipe: Recipe) -> None:
         model = build_model(
             run.config.model, ParallelConfig(), vocab_size=vocab_size, dtype=store.DTYPES[dtype(run)]
         )
-        facts = store.ModelFacts(run.config.model, vocab_size, dtype(run), str(run.tokenizer), name="seed_model")
+        facts = store.ModelFacts(
+            run.config.model, vocab_size, dtype(run), str(run.tokenizer), name="seed_model"
+        )
         store.save_model(folder, model, facts, recipe)
 
 

@@ -21,8 +21,12 @@ RESULT, REPORT_MD = "result.json", "report.md"
 
 def _recipe(run: Run) -> Recipe:
     config = run.config
-    settings = {"evaluation": dataclasses.asdict(config.evaluation), "router": dataclasses.asdict(config.router)}
-    settings |= {"split": config.corpus.test_split, "seq_length": config.seq_length} | run.corpus_keys()
+    settings: dict[str, Any] = {
+        "evaluation": dataclasses.asdict(config.evaluation),
+        "router": dataclasses.asdict(config.router),
+    }
+    settings |= {"split": config.corpus.test_split, "seq_length": config.seq_length}
+    settings |= run.corpus_keys()
     inputs = {"clusterer": run.clusterer, "clusters": run.clusters, "test": run.split("test")}
     return Recipe("evaluation", settings, inputs | run.models())
 
@@ -81,7 +85,9 @@ def _score(run: Run) -> EvaluationResult:
             config=run.config.evaluation,
             folder=run.folder / "log_probs",
             device=device.device(),
-            training_tokens={name: store.load_facts(folder).consumed_tokens for name, folder in folders.items()},
+            training_tokens={
+                name: store.load_facts(folder).consumed_tokens for name, folder in folders.items()
+            },
         )
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 from xelm_nemo import artifacts, device
 from xelm_nemo.expert.config import OptimConfig
@@ -18,43 +17,67 @@ STAMP = "recipe.json"  # what a job's checkpoints were made from
 
 
 def seed_job(run: Run, init: Path) -> TrainJob:
-    """The seed model, trained on all clusters."""
+    """The seed model, trained on all clusters with as many sequences a step as all experts together."""
     config, seed_model = run.config, run.config.seed_model
-    return _job(
-        run,
+    return dataclasses.replace(
+        expert_job(run, 0),
         name="seed_model",
-        folder=run.seed_model,
-        init=init,
+        folder=str(run.seed_model),
+        init=str(init),
         clusters=list(range(config.clustering.num_clusters)),
         optim=_with_rate(config.optim, seed_model.lr),
         train_iters=seed_model.train_iters,
-        global_batch_size=config.expert_batch_size * config.clustering.num_clusters,
+        global_batch_size=config.training.global_batch_size,
         seed=seed_model.seed,
         threads=config.launch.threads * parallel_jobs(run),  # it runs alone
     )
 
 
-def expert_jobs(run: Run) -> list[TrainJob]:
-    """The experts to train now, each on its cluster, and the dense baseline if there is one, on all of them."""
-    config = run.config
-    experts = [
-        _job(run, name=f"expert{k}", folder=run.experts / f"expert{k}", clusters=[k]) for k in config.train_clusters
-    ]
-    return ([dense_job(run)] if config.dense.enabled else []) + experts
-
-
 def dense_job(run: Run) -> TrainJob:
     """The dense baseline: all clusters, and as many tokens as all experts together."""
     config = run.config
-    return _job(
-        run,
+    return dataclasses.replace(
+        expert_job(run, 0),
         name="dense",
-        folder=run.experts / "dense",
+        folder=str(run.experts / "dense"),
         clusters=list(range(config.clustering.num_clusters)),
         optim=_with_rate(config.optim, config.dense.lr),
         train_iters=config.dense.train_iters or config.training.train_iters,
         global_batch_size=config.dense_batch_size,
     )
+
+
+def expert_job(run: Run, cluster: int) -> TrainJob:
+    """The expert of one cluster."""
+    config, training = run.config, run.config.training
+    return TrainJob(
+        name=f"expert{cluster}",
+        folder=str(run.experts / f"expert{cluster}"),
+        init=str(run.seed_weights),
+        tokens=str(run.tokens),
+        tokenizer=str(run.tokenizer),
+        clusters=[cluster],
+        shape=config.model,
+        parallel=config.parallel,
+        optim=config.optim,
+        dtype=dtype(run),
+        train_iters=training.train_iters,
+        global_batch_size=config.expert_batch_size,
+        micro_batch_size=training.micro_batch_size,
+        seq_length=config.seq_length,
+        seed=training.seed,
+        log_interval=training.log_interval,
+        save_interval=training.save_interval,
+        eval_interval=training.eval_interval,
+        eval_sequences=training.eval_sequences,
+        threads=config.launch.threads,
+    )
+
+
+def round_jobs(run: Run) -> list[TrainJob]:
+    """The experts to train now and, first because it takes longest, the dense baseline if there is one."""
+    experts = [expert_job(run, cluster) for cluster in run.config.train_clusters]
+    return [dense_job(run), *experts] if run.config.dense.enabled else experts
 
 
 def train_all(run: Run, jobs: list[TrainJob]) -> None:
@@ -86,35 +109,6 @@ def _ranks(run: Run) -> int:
     layout = run.config.parallel
     model = layout.tensor_model_parallel_size * layout.pipeline_model_parallel_size
     return model * layout.data_parallel_size
-
-
-def _job(run: Run, **values: Any) -> TrainJob:
-    config, training = run.config, run.config.training
-    defaults: dict[str, Any] = {
-        "init": run.seed_weights,
-        "optim": config.optim,
-        "train_iters": training.train_iters,
-        "global_batch_size": config.expert_batch_size,
-        "seed": training.seed,
-        "threads": config.launch.threads,
-    }
-    values = defaults | values
-    places = {key: str(values.pop(key)) for key in ("folder", "init")}
-    return TrainJob(
-        **places,
-        **values,
-        tokens=str(run.tokens),
-        tokenizer=str(run.tokenizer),
-        shape=config.model,
-        parallel=config.parallel,
-        dtype=dtype(run),
-        micro_batch_size=training.micro_batch_size,
-        seq_length=config.seq_length,
-        log_interval=training.log_interval,
-        save_interval=training.save_interval,
-        eval_interval=training.eval_interval,
-        eval_sequences=training.eval_sequences,
-    )
 
 
 def _with_rate(optim: OptimConfig, lr: float | None) -> OptimConfig:

@@ -60,8 +60,8 @@ def _make_tokens(run: Run, folder: Path) -> None:
     empty = [cluster for cluster, count in enumerate(counts["train"]) if count["tokens"] == 0]
     if empty:
         raise ConfigError(
-            f"clustering.num_clusters={clusters} leaves clusters {empty} without a training document; lower it "
-            "or cluster another way."
+            f"clustering.num_clusters={clusters} leaves clusters {empty} without a training document; "
+            "lower it or cluster another way."
         )
     write_json(folder / COUNTS, counts)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.files import write_json
-from xelm_nemo.stages.jobs import expert_jobs, train_all
+from xelm_nemo.stages.jobs import round_jobs, train_all
 from xelm_nemo.stages.run import Run
 from xelm_nemo.stages.stage import Stage
 
@@ -13,11 +13,11 @@ SET = "set.json"  # the expert set: where the finished models are
 
 
 def _recipes(run: Run) -> Mapping[Path, Recipe]:
-    return {job.model_folder: job.recipe() for job in expert_jobs(run)}
+    return {job.model_folder: job.recipe() for job in round_jobs(run)}
 
 
 def _make(run: Run) -> None:
-    train_all(run, expert_jobs(run))
+    train_all(run, round_jobs(run))
     _write_set(run)
 
 

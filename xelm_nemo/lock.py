@@ -36,6 +36,18 @@ def hold(folder: Path, *, patience_seconds: float = 3.0) -> Iterator[None]:
         yield
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a living process holds the folder."""
+    if not (folder / LOCK).is_file():
+        return False
+    with (folder / LOCK).open() as file:
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def _acquire(descriptor: int, folder: Path, patience_seconds: float) -> None:
     deadline = time.monotonic() + patience_seconds
     while True:

@@ -51,8 +51,8 @@ def model_parallel(
     model_size = tensor_model_parallel_size * pipeline_model_parallel_size
     if world_size % model_size:
         raise ConfigError(
-            f"parallel: {tensor_model_parallel_size} tensor x {pipeline_model_parallel_size} pipeline ranks do "
-            f"not fit into WORLD_SIZE={world_size}; start a multiple of {model_size} ranks."
+            f"parallel: {tensor_model_parallel_size} tensor x {pipeline_model_parallel_size} pipeline ranks "
+            f"do not fit into WORLD_SIZE={world_size}; start a multiple of {model_size} ranks."
         )
     device.enter(local_rank=int(os.environ.get("LOCAL_RANK", 0)), threads=threads)
     _init_process_group(world_size, timeout_seconds)

@@ -162,14 +162,14 @@ class WeightMap:
                 rule.join([hf[name] for name in rule.parts], megatron[rule.megatron])
 
     def to_hf(self, megatron: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The Hugging Face tensors, contiguous, of a model's Megatron tensors.
+        """The Hugging Face tensors, in memory of their own, of a model's Megatron tensors.
 
         Raises:
             CheckpointError: the model holds other tensors than the rules name.
         """
         self._check_megatron(megatron)
         return {
-            name: part.contiguous()
+            name: part.clone(memory_format=torch.contiguous_format)
             for rule in self._rules
             for name, part in zip(rule.parts, rule.split(megatron[rule.megatron]), strict=True)
         }

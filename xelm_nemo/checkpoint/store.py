@@ -85,11 +85,23 @@ def load_model(
         CheckpointError: weights are missing or of another shape.
     """
     facts = load_facts(folder)
+    if shape is not None:
+        _check_sizes(folder, facts.shape, shape)
     model = build_model(
         shape or facts.shape, layout, vocab_size=facts.vocab_size, dtype=dtype or DTYPES[facts.dtype]
     )
     load_weights(model, folder)
     return model
+
+
+def _check_sizes(folder: Path, found: ModelConfig, wanted: ModelConfig) -> None:
+    differing = [
+        f"{field.name}={getattr(found, field.name)!r} (model.{field.name}={getattr(wanted, field.name)!r})"
+        for field in dataclasses.fields(ModelConfig)
+        if not field.name.endswith("dropout") and getattr(found, field.name) != getattr(wanted, field.name)
+    ]
+    if differing:
+        raise CheckpointError(f"{folder} has {', '.join(differing)}; set the model's keys to what it has.")
 
 
 def load_weights(model: XglmModel, folder: Path) -> None:

@@ -51,10 +51,11 @@ def _batches(config: RunConfig) -> list[str]:
         )
     if step % clusters or (step // clusters) % micro:
         unit = clusters * micro
+        fitting = max(1, round(step / unit)) * unit
         problems.append(
             f"training.global_batch_size={step} does not divide into clustering.num_clusters={clusters} "
-            f"experts x training.micro_batch_size={training.micro_batch_size} x parallel.data_parallel_size={ranks}; "
-            f"use a multiple of {unit}, such as {max(1, round(step / unit)) * unit}"
+            f"experts x training.micro_batch_size={training.micro_batch_size} x "
+            f"parallel.data_parallel_size={ranks}; use a multiple of {unit}, such as {fitting}"
         )
     iterations = config.dense.train_iters
     uneven = iterations and ((step * training.train_iters) % iterations or config.dense_batch_size % micro)

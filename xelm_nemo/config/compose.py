@@ -37,7 +37,11 @@ def compose(overrides: Sequence[str], schema: type[Any] = RunConfig, name: str =
     ConfigStore.instance().store(name=f"schema_{name}", node=_unlocked(OmegaConf.structured(schema)))
     with initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
         try:
-            config = OmegaConf.to_object(hydra_compose(name, overrides=list(overrides)))
+            composed = hydra_compose(name, overrides=list(overrides))
+            missing = OmegaConf.missing_keys(composed)
+            if missing:
+                raise ConfigError(f"{' and '.join(sorted(missing))} must be set, as key=VALUE.")
+            config = OmegaConf.to_object(composed)
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(_one_line(error, schema)) from error
     if isinstance(config, RunConfig):
@@ -50,11 +54,19 @@ def to_yaml(config: Any) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
-def from_yaml(path: Path) -> dict[str, Any]:
-    """A configuration that `to_yaml` wrote, as nested dictionaries."""
-    values = OmegaConf.to_container(OmegaConf.load(path))
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
+def from_yaml(path: Path) -> RunConfig:
+    """A configuration that `to_yaml` wrote.
+
+    Raises:
+        ConfigError: the file is no configuration of this version.
+    """
+    try:
+        loaded = OmegaConf.merge(_unlocked(OmegaConf.structured(RunConfig)), OmegaConf.load(path))
+        config = OmegaConf.to_object(loaded)
+    except (OSError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{path} is no run configuration: {str(error).splitlines()[0]}") from error
+    assert isinstance(config, RunConfig)
+    return config
 
 
 def _unlocked(node: DictConfig) -> DictConfig:

@@ -81,13 +81,20 @@ class RunConfig:
         return list(range(self.clustering.num_clusters)) if chosen is None else chosen
 
 
-def differing_keys(mine: RunConfig, theirs: dict[str, object]) -> list[str]:
-    """The keys, `a.b` for nested ones, that make the run another run than the one recorded."""
-    ours = _flat(dataclasses.asdict(mine))
-    recorded = _flat(theirs)
-    keys = sorted(ours.keys() | recorded.keys())
-    missing = object()
-    return [key for key in keys if ours.get(key, missing) != recorded.get(key, missing) and not _is_free(key)]
+@dataclass(frozen=True)
+class ExportConfig:
+    """One export, of a model or of a folder of models."""
+
+    source: str
+    output: str
+    format: str = "hf"
+    tokenizer: str | None = None  # its folder; None: the one that the model was trained with
+
+
+def differing_keys(mine: RunConfig, theirs: RunConfig) -> list[str]:
+    """The keys, `a.b` for nested ones, whose values make these two different runs."""
+    ours, recorded = _flat(dataclasses.asdict(mine)), _flat(dataclasses.asdict(theirs))
+    return [key for key, value in ours.items() if value != recorded[key] and not _is_free(key)]
 
 
 def _is_free(key: str) -> bool:

@@ -88,10 +88,11 @@ class Trainer:
             self.screen.show(self.iteration, values)
 
     def _check_finite(self, loss: float) -> None:
+        optim = self.job.optim
         if not math.isfinite(loss):
             raise TrainingError(
                 f"{self.job.name}: the loss is {loss} at iteration {self.iteration}; the last checkpoint is "
-                f"whole. Lower optim.lr={self.job.optim.lr:g} or optim.clip_grad={self.job.optim.clip_grad:g}."
+                f"whole. Lower optim.lr={optim.lr:g} or optim.clip_grad={optim.clip_grad:g}."
             )
 
     def _save_model(self) -> None:

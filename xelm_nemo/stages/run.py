@@ -1,6 +1,7 @@
 """A run folder: where each artifact is, and which configuration it belongs to."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -119,16 +120,15 @@ class Run:
                 raise RunFolderError(self._conflict(keys, theirs))
         write_atomic(path, to_yaml(self.config))
 
-    def _conflict(self, keys: list[str], theirs: dict[str, object]) -> str:
-        mine = dataclasses.asdict(self.config)
-        differences = [f"{key} is {_at(theirs, key)!r} there and {_at(mine, key)!r} here" for key in keys]
-        more = len(differences) - _SHOWN_DIFFERENCES
-        said = "; ".join(differences[:_SHOWN_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
-        return f"{self.folder} belongs to another configuration: {said}. Set output=DIR to a new folder."
+    def _conflict(self, keys: list[str], theirs: RunConfig) -> str:
+        said = [f"{key} is {_at(theirs, key)!r} there and {_at(self.config, key)!r} here" for key in keys]
+        more = len(said) - _SHOWN_DIFFERENCES
+        differences = "; ".join(said[:_SHOWN_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
+        return (
+            f"{self.folder} belongs to another configuration: {differences}. Set output=DIR to a new folder."
+        )
 
 
-def _at(values: dict[str, object], key: str) -> object:
-    value: object = values
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    return value
+def _at(config: RunConfig, key: str) -> object:
+    """The value of a key such as "optim.lr"."""
+    return functools.reduce(getattr, key.split("."), config)

@@ -1,5 +1,6 @@
 """Hugging Face folders in and out: an XGLM folder to a model folder, and a model folder to an XGLM folder."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,8 +92,8 @@ def export_hf(
         model = store.load_model(model_folder, ParallelConfig())
         weights = xglm.weight_map(facts.shape, facts.vocab_size).to_hf(megatron_tensors(model))
     with atomic_folder(output) as part:
-        _write_weights(weights, part)
         write_json(part / CONFIG, config | _ids(words, "bos", "eos"))
+        _write_weights(weights, part)
         write_json(part / GENERATION_CONFIG, _generation_config(words))
         words.save_pretrained(part)
         write_atomic(part / CARD, card if isinstance(card, str) else model_card(facts, card or {}))
@@ -127,6 +128,8 @@ def _write_weights(weights: Mapping[str, Tensor], folder: Path) -> None:
 
     on_cpu = {name: tensor.cpu() for name, tensor in weights.items()}
     save_torch_state_dict(on_cpu, folder, max_shard_size=MAX_SHARD_SIZE)
+    for path in folder.glob("*.safetensors"):
+        shutil.copymode(folder / CONFIG, path)  # safetensors lets nobody but the owner read
 
 
 def _ids(tokenizer: "PreTrainedTokenizerBase", *kinds: str) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import queue
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.core import CheckpointingException
+from megatron.core.dist_checkpointing.strategies import filesystem_async
 
 from xelm_nemo import artifacts
 from xelm_nemo.artifacts import Recipe
@@ -24,6 +26,9 @@ WEIGHTS, FACTS = "weights", "model.json"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # The one format that Megatron does not call deprecated and that any layout can load.
 _OPTIMIZER_FORMAT = {"distrib_optim_sharding_type": "fully_reshardable"}
+# Saves are synchronous, so their results pass within this process. Megatron's default is a manager
+# process a rank, which takes a second to start and outlives a rank that is killed.
+filesystem_async._results_queue = queue.Queue()
 _ITERATION_FOLDER = re.compile(r"iter_(\d+)")
 
 

@@ -89,6 +89,8 @@ def _save_from_where_parameters_are(part: Any) -> None:
 
 
 def _with_padding(packed: torch.Tensor, buffer: Any) -> torch.Tensor:
+    if len(buffer.buckets) == 1:  # nothing comes after its padding
+        return packed
     padded, start = packed.new_zeros(buffer.numel), 0
     for bucket in buffer.buckets:
         size = bucket.numel_unpadded

@@ -8,14 +8,21 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 # The whole pipeline at a size for tests: two experts and a dense baseline, three iterations each.
-SMALL = (
-    "+experiment=udhr model=tiny clustering.num_clusters=2 clustering.num_starts=1 tokenizer.vocab_size=2048 "
-    "model.num_layers=1 model.hidden_size=16 model.ffn_hidden_size=32 model.num_attention_heads=2 "
-    "model.max_position_embeddings=32 model.hidden_dropout=0.1 training.seq_length=32 training.train_iters=4 "
-    "training.global_batch_size=8 training.micro_batch_size=2 training.save_interval=2 training.log_interval=1 "
-    "training.eval_interval=2 training.eval_sequences=4 seed_model.train_iters=4 dense.train_iters=4 "
-    "evaluation.max_docs=6 evaluation.bootstrap_samples=20"
-).split()
+SMALL = [
+    *("+experiment=udhr", "model=tiny", "tokenizer.vocab_size=2048"),
+    *("clustering.num_clusters=2", "clustering.num_starts=1"),
+    *(
+        "model.num_layers=1",
+        "model.hidden_size=16",
+        "model.ffn_hidden_size=32",
+        "model.num_attention_heads=2",
+    ),
+    *("model.max_position_embeddings=32", "model.hidden_dropout=0.1", "training.seq_length=32"),
+    *("training.train_iters=4", "training.global_batch_size=8", "training.micro_batch_size=2"),
+    *("training.save_interval=2", "training.log_interval=1", "training.eval_interval=2"),
+    *("training.eval_sequences=4", "seed_model.train_iters=4", "dense.train_iters=4"),
+    *("evaluation.max_docs=6", "evaluation.bootstrap_samples=20"),
+]
 
 
 def start(verb, *arguments, **kwargs):
@@ -23,7 +30,13 @@ def start(verb, *arguments, **kwargs):
     command = [sys.executable, "-m", f"xelm_nemo.{verb}", *map(str, arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **kwargs,
     )
 
 

@@ -36,7 +36,10 @@ def corpus(folder, **lines):
         (["optim.learning_rate=1"], "optim.learning_rate is not a setting; did you mean"),
         (["+experiment=xelm17"], "use one of"),
         (["model.num_layers=two"], "model.num_layers=two"),
-        (["parallel.tensor_model_parallel_size=3"], "does not divide model.num_attention_heads=4; use one of [1, 2, 4]"),
+        (
+            ["parallel.tensor_model_parallel_size=3"],
+            "does not divide model.num_attention_heads=4; use one of [1, 2, 4]",
+        ),
         (["training.global_batch_size=9"], "use a multiple of"),
         (["training.seq_length=4096"], "longer than model.max_position_embeddings=128"),
         (["clustering.method=astrology"], "'tfidf', 'typology', 'random'"),
@@ -54,7 +57,9 @@ def test_setting_that_cannot_work(capsys, tmp_path, arguments, said):
 
 
 def test_all_problems_of_a_configuration_are_said_at_once(capsys, tmp_path):
-    line = refuse(capsys, "model.num_layers=3", "parallel.pipeline_model_parallel_size=2", "model.activation=tanh")
+    line = refuse(
+        capsys, "model.num_layers=3", "parallel.pipeline_model_parallel_size=2", "model.activation=tanh"
+    )
     assert "pipeline_model_parallel_size=2 does not divide model.num_layers=3" in line
     assert "model.activation='tanh'" in line
 

@@ -1,4 +1,4 @@
-"""The pipeline from text to exported models, once, at the smallest size; each test looks at one side of it."""
+"""The pipeline from text to exported models, once, at the smallest size, seen from many sides."""
 
 import json
 
@@ -15,7 +15,9 @@ def finished(tmp_path_factory):
 
 
 def modification_times(folder):
-    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+    return {
+        path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name != ".lock"
+    }
 
 
 def test_report_is_on_screen_and_compares_ensemble_with_dense(finished):

@@ -39,7 +39,11 @@ def test_the_promised_experiments_exist():
 
 def test_groups_on_the_command_line_win_over_the_experiment():
     config = compose(["+experiment=xelm16", "corpus=udhr", "seed_model=random", "model=tiny"])
-    assert (config.corpus.builtin, config.seed_model.source, config.model.hidden_size) == ("udhr", "random", 64)
+    assert (config.corpus.builtin, config.seed_model.source, config.model.hidden_size) == (
+        "udhr",
+        "random",
+        64,
+    )
     assert config.clustering.num_clusters == 16
 
 
@@ -47,7 +51,11 @@ def test_xelm16_has_the_published_settings():
     config = compose(["+experiment=xelm16"])
     assert config.training.global_batch_size * config.seq_length == 524_288
     assert (config.training.train_iters, config.optim.lr, config.optim.min_lr) == (20_000, 1e-4, 0.0)
-    assert (config.model.num_layers, config.model.hidden_size, config.model.num_attention_heads) == (24, 2048, 16)
+    assert (config.model.num_layers, config.model.hidden_size, config.model.num_attention_heads) == (
+        24,
+        2048,
+        16,
+    )
 
 
 def test_configuration_survives_its_file(tmp_path):
@@ -58,7 +66,9 @@ def test_configuration_survives_its_file(tmp_path):
 
 def test_only_keys_that_change_what_is_learned_make_another_run():
     config = compose(["+experiment=udhr"])
-    other = compose(["+experiment=udhr", "optim.lr=1", "launch.max_parallel=1", "evaluation.top_k=[3]", "output=x"])
+    other = compose(
+        ["+experiment=udhr", "optim.lr=1", "launch.max_parallel=1", "evaluation.top_k=[3]", "output=x"]
+    )
     assert differing_keys(config, other) == ["optim.lr"]
 
 

@@ -1,0 +1,44 @@
+import subprocess
+import sys
+
+import pytest
+
+from xelm_nemo import lock
+from xelm_nemo.errors import RunFolderError
+
+HOLDER = """
+import pathlib, sys, time
+from xelm_nemo import lock
+with lock.hold(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_second_holder_is_told_who_holds(tmp_path, holder):
+    assert lock.is_held(tmp_path)
+    with (
+        pytest.raises(RunFolderError, match=rf"held by process {holder.pid} on .* since .*kill {holder.pid}"),
+        lock.hold(tmp_path, patience_seconds=0),
+    ):
+        pass
+
+
+def test_killed_holder_lets_go(tmp_path, holder):
+    holder.kill()
+    with lock.hold(tmp_path):
+        pass
+    assert not lock.is_held(tmp_path)
+
+
+def test_folder_that_nobody_locked_is_free(tmp_path):
+    assert not lock.is_held(tmp_path)

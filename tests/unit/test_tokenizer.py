@@ -1,0 +1,53 @@
+import pytest
+
+from xelm_nemo.corpus.config import TokenizerConfig
+from xelm_nemo.corpus.tokenizer import encode_document, load_tokenizer, train_tokenizer
+from xelm_nemo.corpus.udhr import documents
+from xelm_nemo.errors import ArtifactError, ConfigError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    train_tokenizer((row["text"] for row in documents()), TokenizerConfig(vocab_size=2048), folder)
+    return folder
+
+
+def test_special_tokens_have_xglms_ids_and_the_vocabulary_its_size(folder):
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer.convert_tokens_to_ids(["<s>", "<pad>", "</s>", "<unk>"]) == [0, 1, 2, 3]
+    assert tokenizer.convert_ids_to_tokens(2047) == "<madeupword6>"
+    assert len(tokenizer) == 2048
+
+
+def test_document_becomes_text_between_two_ends_once_each(folder):
+    ids = encode_document(load_tokenizer(folder), "All human beings are born free.")
+    assert (ids[0], ids[-1]) == (2, 2)
+    assert 2 not in ids[1:-1] and 0 not in ids
+
+
+def test_text_comes_back_with_newlines_as_spaces(folder):
+    tokenizer = load_tokenizer(folder)
+    ids = encode_document(tokenizer, "Human rights\nand freedom")
+    assert tokenizer.decode(ids, skip_special_tokens=True).strip() == "Human rights and freedom"
+
+
+def test_training_twice_gives_the_same_bytes(folder, tmp_path):
+    train_tokenizer((row["text"] for row in documents()), TokenizerConfig(vocab_size=2048), tmp_path)
+    model = "sentencepiece.bpe.model"
+    assert (tmp_path / model).read_bytes() == (folder / model).read_bytes()
+
+
+def test_vocabulary_that_cannot_hold_the_characters_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"tokenizer\.vocab_size=100 does not train"):
+        train_tokenizer((row["text"] for row in documents()), TokenizerConfig(vocab_size=100), tmp_path)
+
+
+def test_unknown_kind_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"tokenizer\.kind='word' is not known"):
+        train_tokenizer(["text"], TokenizerConfig(kind="word"), tmp_path)
+
+
+def test_folder_without_a_tokenizer_is_refused(tmp_path):
+    with pytest.raises(ArtifactError, match="holds no tokenizer"):
+        load_tokenizer(tmp_path)

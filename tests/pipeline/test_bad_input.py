@@ -98,4 +98,5 @@ def test_experiment_without_its_data_names_what_to_set(capsys, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     line = refuse(capsys, "+experiment=xelm16")
     assert "corpus.path='data/mc4_16' has no data/mc4_16/train and no data/mc4_16/valid" in line
+    assert "seed_model.path='facebook/xglm-1.7B' is no folder here" in line and "hub id" in line
     assert list(tmp_path.iterdir()) == []

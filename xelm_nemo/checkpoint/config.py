@@ -12,3 +12,4 @@ class SeedModelConfig:
     train_iters: int = 0  # a random seed model first trains on all clusters for this long
     lr: float | None = None  # None: as the experts
     seed: int = 1234
+    threads: int = 1  # CPU threads of its training, which nothing runs beside

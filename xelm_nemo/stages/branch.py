@@ -48,7 +48,7 @@ def _make(run: Run) -> None:
 
 
 def _initialise(run: Run, folder: Path, recipe: Recipe) -> None:
-    """Random weights, drawn on the CPU by one process: the same for every layout."""
+    """Random weights, drawn by one process: the same for every layout."""
     from xelm_nemo import parallel
     from xelm_nemo.checkpoint import store
     from xelm_nemo.model.gpt import build_model

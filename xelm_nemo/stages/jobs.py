@@ -29,7 +29,7 @@ def seed_job(run: Run, init: Path) -> TrainJob:
         train_iters=seed_model.train_iters,
         global_batch_size=config.training.global_batch_size,
         seed=seed_model.seed,
-        threads=config.launch.threads * parallel_jobs(run),  # it runs alone
+        threads=seed_model.threads,
     )
 
 

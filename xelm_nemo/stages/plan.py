@@ -21,17 +21,20 @@ def check_places(run: Run) -> None:
     Raises:
         ConfigError: one line with every missing path and how to set it.
     """
-    problems = []
-    missing = [str(run.split(split)) for split in ("train", "valid") if not run.split(split).is_dir()]
-    if run.config.corpus.path and missing:
+    config, problems = run.config, []
+    splits = ("train", "valid", "test") if "evaluate" in config.finish_with else ("train", "valid")
+    missing = [str(run.split(split)) for split in splits if not run.split(split).is_dir()]
+    if config.corpus.path and missing:
         problems.append(
-            f"corpus.path={run.config.corpus.path!r} has no {' and no '.join(missing)}: set corpus.path=DIR "
-            "to a folder of {train,valid}/<shard>/*.jsonl, or corpus=udhr to try the shipped text"
+            f"corpus.path={config.corpus.path!r} has no {' and no '.join(missing)}: set corpus.path=DIR to a "
+            "folder of {train,valid}/<shard>/*.jsonl, or corpus=udhr to try the shipped text"
         )
-    paths = {"seed_model.path": run.config.seed_model.path, "tokenizer.path": run.config.tokenizer.path}
-    for key, path in paths.items():
-        if path is not None and not _may_be_hub_id(path) and not Path(path).is_dir():
-            problems.append(f"{key}={path!r} is no folder: set it to a Hugging Face folder or a hub id")
+    for key, path in {
+        "seed_model.path": config.seed_model.path,
+        "tokenizer.path": config.tokenizer.path,
+    }.items():
+        if path is not None and not Path(path).is_dir() and (problems or not _may_be_hub_id(path)):
+            problems.append(f"{key}={path!r} is no folder here: set it to a Hugging Face folder or a hub id")
     if problems:
         raise ConfigError("; ".join(problems) + ".")
 

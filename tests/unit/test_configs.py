@@ -33,6 +33,15 @@ def test_every_choice_of_every_group_composes(choice):
     compose([choice])
 
 
+def test_help_lists_the_groups_and_runs_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert command.run(lambda: pipeline.main("train", ["--help"])) == 0
+    screen = capsys.readouterr().out
+    assert "usage: python -m xelm_nemo.train" in screen
+    assert "+experiment" in screen and "xelm16" in screen and "tfidf_char" in screen
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_promised_experiments_exist():
     assert {"udhr", "xelm16", "xelm8", "xelm4", "dense"} <= set(EXPERIMENTS)
 

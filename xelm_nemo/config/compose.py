@@ -49,6 +49,17 @@ def compose(overrides: Sequence[str], schema: type[Any] = RunConfig, name: str =
     return config
 
 
+def help_text(verb: str) -> str:
+    """How to call a command, and the choices of every configuration group."""
+    groups = sorted(path for path in config_folder().iterdir() if path.is_dir())
+    lines = [f"usage: python -m xelm_nemo.{verb} +experiment=NAME group=CHOICE key=VALUE ...", ""]
+    for group in groups:
+        sign = "+" if group.name == "experiment" else ""
+        choices = ", ".join(sorted(path.stem for path in group.glob("*.yaml")))
+        lines.append(f"  {sign + group.name:12} {choices}")
+    return "\n".join([*lines, "", "dry_run=true prints every setting, and touches nothing."])
+
+
 def to_yaml(config: Any) -> str:
     """The resolved configuration as YAML."""
     return OmegaConf.to_yaml(OmegaConf.structured(config))

@@ -10,7 +10,7 @@ from xelm_nemo.stages.branch import BRANCH
 from xelm_nemo.stages.cluster import CLUSTER
 from xelm_nemo.stages.evaluate import EVALUATE
 from xelm_nemo.stages.export import EXPORT
-from xelm_nemo.stages.plan import check_places, show_plan
+from xelm_nemo.stages.plan import check_places, show_help, show_plan
 from xelm_nemo.stages.prepare import PREPARE
 from xelm_nemo.stages.run import Run
 from xelm_nemo.stages.shard import SHARD
@@ -19,6 +19,7 @@ from xelm_nemo.stages.train import TRAIN
 
 logger = logging.getLogger(__name__)
 
+HELP = {"-h", "--help"}
 BEFORE = (PREPARE, CLUSTER, SHARD, BRANCH, TRAIN)
 AFTER = (EVALUATE, EXPORT)
 
@@ -35,12 +36,13 @@ def stages_of(verb: str, config: RunConfig) -> list[Stage]:
 def main(verb: str, arguments: Sequence[str]) -> None:
     """Run a verb: compose the configuration, then make what is missing or stale up to and with this stage."""
     log.set_up()
+    if HELP.intersection(arguments):
+        return show_help(verb)
     config = compose(arguments)
     run = Run(config)
     stages = stages_of(verb, config)
     if config.dry_run:
-        show_plan(run, stages)
-        return
+        return show_plan(run, stages)
     check_places(run)
     with lock.hold(run.folder):
         run.claim()

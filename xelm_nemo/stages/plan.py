@@ -6,13 +6,18 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from xelm_nemo.config.compose import to_yaml
+from xelm_nemo.config.compose import help_text, to_yaml
 from xelm_nemo.errors import ConfigError
 from xelm_nemo.stages.jobs import round_jobs
 from xelm_nemo.stages.run import Run
 from xelm_nemo.stages.stage import Stage
 
 _LISTED_CLUSTERS = 4
+
+
+def show_help(verb: str) -> None:
+    """Print how to call the verb."""
+    Console().print(help_text(verb), markup=False, highlight=False, soft_wrap=True)
 
 
 def check_places(run: Run) -> None:

@@ -8,8 +8,8 @@ same training code runs over gloo. With CUDA it changes nothing.
 
 import contextlib
 import os
-import resource
 import sys
+import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +17,13 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 _entered = False
+
+# Megatron compiles a CUDA allocator for its inference engine whenever it is imported where there is an
+# nvcc, 15 seconds for each process. Nothing here uses that engine, so it finds the module already there.
+_NO_UNIFIED_MEMORY = types.ModuleType("megatron.core.inference.unified_memory")
+_NO_UNIFIED_MEMORY.has_unified_memory = False  # type: ignore[attr-defined]
+_NO_UNIFIED_MEMORY.create_unified_mempool = None  # type: ignore[attr-defined]
+sys.modules.setdefault(_NO_UNIFIED_MEMORY.__name__, _NO_UNIFIED_MEMORY)
 
 
 def has_cuda() -> bool:
@@ -59,20 +66,6 @@ def enter(*, local_rank: int = 0, threads: int = 1) -> None:
         _stand_in_for_cuda()
         _CpuDevice().__enter__()  # type: ignore[no-untyped-call]
     _entered = True
-
-
-def synchronize() -> None:
-    """Wait until the device has finished what it was given."""
-    if has_cuda():
-        torch.cuda.synchronize()
-
-
-def peak_memory_bytes() -> int:
-    """The most memory this process has held: on the CUDA device, or resident on the CPU."""
-    if has_cuda():
-        return torch.cuda.max_memory_allocated()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
 
 
 class _CpuDevice(TorchFunctionMode):

@@ -76,10 +76,13 @@ def model_parallel(
 def _init_process_group(world_size: int, timeout_seconds: float) -> None:
     timeout = datetime.timedelta(seconds=timeout_seconds)
     backend = device.distributed_backend()
+    own_device = device.device() if device.has_cuda() else None  # NCCL would have to guess it
     if world_size == 1:
-        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1, timeout=timeout)
+        dist.init_process_group(
+            backend, store=HashStore(), rank=0, world_size=1, timeout=timeout, device_id=own_device
+        )
     else:
-        dist.init_process_group(backend, timeout=timeout)
+        dist.init_process_group(backend, timeout=timeout, device_id=own_device)
 
 
 def is_first_stage() -> bool:

@@ -8,7 +8,7 @@ from xelm_nemo import artifacts
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.corpus.tokenizer import load_tokenizer
 from xelm_nemo.model.config import ParallelConfig
-from xelm_nemo.stages.jobs import dtype, seed_job, train_all
+from xelm_nemo.stages.jobs import seed_job, train_all
 from xelm_nemo.stages.run import Run
 from xelm_nemo.stages.stage import Stage
 
@@ -21,8 +21,9 @@ def _init_folder(run: Run) -> Path:
 def _init_recipe(run: Run) -> Recipe:
     seed_model = run.config.seed_model
     if seed_model.source == "random":
-        shape = dataclasses.asdict(run.config.model)
-        return Recipe("model", {"shape": shape, "seed": seed_model.seed}, {"tokenizer": run.tokenizer})
+        shape, dtype = dataclasses.asdict(run.config.model), run.config.precision.params_dtype
+        settings = {"shape": shape, "seed": seed_model.seed, "dtype": dtype}
+        return Recipe("model", settings, {"tokenizer": run.tokenizer})
     source = Path(str(seed_model.path))
     return Recipe("model", {"path": str(source)}, {"source": source} if source.is_dir() else {})
 
@@ -53,14 +54,11 @@ def _initialise(run: Run, folder: Path, recipe: Recipe) -> None:
     from xelm_nemo.checkpoint import store
     from xelm_nemo.model.gpt import build_model
 
-    vocab_size = len(load_tokenizer(run.tokenizer))
-    with parallel.model_parallel(seed=run.config.seed_model.seed):
-        model = build_model(
-            run.config.model, ParallelConfig(), vocab_size=vocab_size, dtype=store.DTYPES[dtype(run)]
-        )
-        facts = store.ModelFacts(
-            run.config.model, vocab_size, dtype(run), str(run.tokenizer), name="seed_model"
-        )
+    vocab_size, dtype = len(load_tokenizer(run.tokenizer)), run.config.precision.params_dtype
+    with parallel.model_parallel(seed=run.config.seed_model.seed, alone=True):
+        shape = run.config.model
+        model = build_model(shape, ParallelConfig(), vocab_size=vocab_size, dtype=store.DTYPES[dtype])
+        facts = store.ModelFacts(shape, vocab_size, dtype, str(run.tokenizer), name="seed_model")
         store.save_model(folder, model, facts, recipe)
 
 

@@ -61,5 +61,5 @@ CLUSTER = stage_of(
     "cluster",
     Product(lambda run: run.clusterer, _clusterer_recipe, _fit),
     Product(lambda run: run.clusters, _clusters_recipe, _assign),
-    report=_show,
+    finish=_show,
 )

@@ -12,7 +12,7 @@ from xelm_nemo.stages.evaluate import EVALUATE
 from xelm_nemo.stages.export import EXPORT
 from xelm_nemo.stages.plan import check_places, show_help, show_plan
 from xelm_nemo.stages.prepare import PREPARE
-from xelm_nemo.stages.run import Run
+from xelm_nemo.stages.run import Run, settled
 from xelm_nemo.stages.shard import SHARD
 from xelm_nemo.stages.stage import Stage
 from xelm_nemo.stages.train import TRAIN
@@ -38,7 +38,7 @@ def main(verb: str, arguments: Sequence[str]) -> None:
     log.set_up()
     if HELP.intersection(arguments):
         return show_help(verb)
-    config = compose(arguments)
+    config = settled(compose(arguments))
     run = Run(config)
     stages = stages_of(verb, config)
     if config.dry_run:
@@ -52,4 +52,4 @@ def main(verb: str, arguments: Sequence[str]) -> None:
             else:
                 logger.info("%s: started", stage.name)
                 stage.make(run)
-            stage.report(run)
+            stage.finish(run)

@@ -5,12 +5,15 @@ import functools
 from collections.abc import Iterator
 from pathlib import Path
 
+from xelm_nemo import device
 from xelm_nemo.config.compose import from_yaml, to_yaml
 from xelm_nemo.config.schema import RunConfig, differing_keys
 from xelm_nemo.corpus.jsonl import Document, read_documents
-from xelm_nemo.errors import ArtifactError, RunFolderError
+from xelm_nemo.errors import RunFolderError
 from xelm_nemo.expert.job import MODEL
-from xelm_nemo.files import write_atomic
+from xelm_nemo.files import write_atomic, write_json
+from xelm_nemo.model.config import PrecisionConfig
+from xelm_nemo.stages.record import RECORD, environment
 
 CONFIG = "config.yaml"
 _SHOWN_DIFFERENCES = 4
@@ -89,28 +92,12 @@ class Run:
         """Exported models, one folder each."""
         return self.folder / "export"
 
-    def models(self) -> dict[str, Path]:
-        """The finished models by name: the experts in cluster order, then the dense baseline.
-
-        Raises:
-            ArtifactError: one of them is missing.
-        """
-        names = [f"expert{k}" for k in range(self.config.clustering.num_clusters)]
-        names += ["dense"] if self.config.dense.enabled else []
-        folders = {name: self.experts / name / MODEL for name in names}
-        missing = [name for name, folder in folders.items() if not folder.is_dir()]
-        if missing:
-            raise ArtifactError(
-                f"{self.experts} has no finished {', '.join(missing)}; run `python -m xelm_nemo.train` with "
-                "training.train_clusters=null first."
-            )
-        return folders
-
     def claim(self) -> None:
         """Write the configuration into a new run folder, or see that it is the one that is there.
 
         Raises:
-            RunFolderError: another configuration made the folder; names the keys that differ.
+            RunFolderError: another configuration made the folder (names the keys that differ), or the
+                folder holds files that no run wrote.
         """
         path = self.folder / CONFIG
         if path.is_file():
@@ -118,7 +105,13 @@ class Run:
             keys = differing_keys(self.config, theirs)
             if keys:
                 raise RunFolderError(self._conflict(keys, theirs))
+        elif any(not file.name.startswith(".") for file in self.folder.iterdir()):
+            raise RunFolderError(
+                f"{self.folder} holds files but no {CONFIG}, so it is no run folder; "
+                "set output=DIR to a new folder."
+            )
         write_atomic(path, to_yaml(self.config))
+        write_json(self.folder / RECORD, environment())
 
     def _conflict(self, keys: list[str], theirs: RunConfig) -> str:
         said = [f"{key} is {_at(theirs, key)!r} there and {_at(self.config, key)!r} here" for key in keys]
@@ -127,6 +120,16 @@ class Run:
         return (
             f"{self.folder} belongs to another configuration: {differences}. Set output=DIR to a new folder."
         )
+
+
+def settled(config: RunConfig) -> RunConfig:
+    """The configuration with `precision.params_dtype=auto` decided: as the run began, else by the device."""
+    if config.precision.params_dtype != "auto":
+        return config
+    recorded = config.folder / CONFIG
+    chosen = from_yaml(recorded).precision.params_dtype if recorded.is_file() else None
+    precision = PrecisionConfig(chosen or ("bf16" if device.has_cuda() else "fp32"))
+    return dataclasses.replace(config, precision=precision)
 
 
 def _at(config: RunConfig, key: str) -> object:

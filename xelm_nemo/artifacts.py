@@ -134,11 +134,24 @@ def verify(folder: Path) -> None:
 
 
 def _stamp(path: Path) -> Any:
-    if (path / MANIFEST).is_file():
-        return read_json(path / MANIFEST)["digest"]
+    digest = _digest(path)
+    if digest is not None:
+        return digest
     if path.is_dir():
         return {str(p.relative_to(path)): _stamp(p) for p in sorted(path.rglob("*")) if p.is_file()}
     if not path.exists():
         raise ArtifactError(f"{path} is missing; run the command that makes it first.")
     stat = path.stat()
     return [stat.st_size, stat.st_mtime_ns]
+
+
+def _digest(folder: Path) -> str | None:
+    """The digest of an artifact; None for other folders, those with a foreign `manifest.json` among them."""
+    if not (folder / MANIFEST).is_file():
+        return None
+    try:
+        manifest = read_json(folder / MANIFEST)
+    except ArtifactError:
+        return None
+    is_ours = isinstance(manifest, dict) and {"format_version", "recipe", "digest"} <= manifest.keys()
+    return str(manifest["digest"]) if is_ours else None

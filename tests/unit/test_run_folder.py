@@ -101,6 +101,13 @@ def test_expert_set_lists_what_is_finished_and_is_written_even_after_a_kill(run)
     ]
 
 
+def test_split_may_be_a_path(run):
+    config = dataclasses.replace(run.config.corpus, path="c", valid_split="valid/c4")
+    run = Run(dataclasses.replace(run.config, corpus=config))
+    assert run.split("valid").as_posix() == "c/valid/c4"
+    assert run.split_name("valid") == "valid/c4"
+
+
 def test_dense_and_experts_have_equal_tokens_and_the_same_start(run):
     experts, dense = [expert_job(run, k) for k in range(4)], dense_job(run)
     assert dense.train_iters * dense.tokens_per_iteration == sum(

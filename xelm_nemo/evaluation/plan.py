@@ -1,11 +1,14 @@
 """Which ensembles an evaluation measures, checked against what the experts and the clusterer allow."""
 
+import logging
 from collections.abc import Mapping, Sequence
 
 from xelm_nemo.ensemble.rules import Ensemble
 from xelm_nemo.errors import ConfigError, CorpusError
 from xelm_nemo.evaluation.config import EvaluationConfig, rule_problems
 from xelm_nemo.evaluation.scoring import HeldOutDocument, ModelSource
+
+logger = logging.getLogger(__name__)
 
 _NAMES = {
     "clustering": "ensemble",
@@ -116,5 +119,7 @@ def _check_language_experts(language_expert: Mapping[str, int], num_experts: int
 
 
 def _default_rules(can_route: bool, has_language_expert: bool) -> list[str]:
+    if not has_language_expert:
+        logger.info("evaluate: no ensemble by language, for not every document's language has an expert")
     rules = ["clustering"] * can_route + ["top1_language"] * has_language_expert
     return rules or ["uniform"]

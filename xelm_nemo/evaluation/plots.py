@@ -169,7 +169,9 @@ def _label_changes(
     for i, centre in enumerate(centres):
         top = max(row[i] for _, _, row in series)
         change = round(100 * (ours[i] / dense[i] - 1))
-        axes.annotate(f"{change:+d} %" if change else "0 %", (centre, top), ha="center", va="bottom", fontsize=8)
+        axes.annotate(
+            f"{change:+d} %" if change else "0 %", (centre, top), ha="center", va="bottom", fontsize=8
+        )
 
 
 def _plot_points(axes: "Axes", rows: Sequence[Mapping[str, Any]], key: str, **style: Any) -> None:

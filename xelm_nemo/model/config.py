@@ -54,6 +54,11 @@ def layout_problems(shape: ModelConfig, layout: ParallelConfig) -> list[str]:
         problems.append(
             f"model.num_attention_heads={heads} does not divide model.hidden_size={shape.hidden_size}"
         )
+    if shape.ffn_hidden_size % tp:
+        problems.append(
+            f"parallel.tensor_model_parallel_size={tp} does not divide "
+            f"model.ffn_hidden_size={shape.ffn_hidden_size}"
+        )
     if shape.num_layers % pp:
         problems.append(
             f"parallel.pipeline_model_parallel_size={pp} does not divide model.num_layers={shape.num_layers}"

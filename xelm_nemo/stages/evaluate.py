@@ -80,7 +80,7 @@ def _score(run: Run) -> EvaluationResult:
             tokenizer=tokenizer,
             encode=partial(encode_document, tokenizer),
             clusterer=clusterer,
-            language_expert=language_experts(run),
+            language_expert=language_experts(run) or None,
             seq_length=run.config.seq_length,
             router=run.config.router,
             config=run.config.evaluation,

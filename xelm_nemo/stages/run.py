@@ -37,11 +37,15 @@ class Run:
 
     def split(self, split: str) -> Path:
         """The folder of the "train", "valid" or "test" split, whatever the corpus calls it."""
-        return self.corpus / str(getattr(self.config.corpus, f"{split}_split"))
+        return self.corpus / self.split_name(split)
+
+    def split_name(self, split: str) -> str:
+        """What the corpus calls the "train", "valid" or "test" split; a path such as "valid/c4" will do."""
+        return str(getattr(self.config.corpus, f"{split}_split"))
 
     def documents(self, split: str) -> Iterator[Document]:
         """The documents of the "train", "valid" or "test" split."""
-        return read_documents(self.corpus, self.split(split).name, **self.corpus_keys())
+        return read_documents(self.corpus, self.split_name(split), **self.corpus_keys())
 
     def corpus_keys(self) -> dict[str, str]:
         """Under which keys of a line the text and the language are."""
@@ -111,7 +115,7 @@ class Run:
                 "set output=DIR to a new folder."
             )
         write_atomic(path, to_yaml(self.config))
-        write_json(self.folder / RECORD, environment())
+        write_json(self.folder / RECORD, environment(), only_if_changed=True)
 
     def _conflict(self, keys: list[str], theirs: RunConfig) -> str:
         said = [f"{key} is {_at(theirs, key)!r} there and {_at(self.config, key)!r} here" for key in keys]

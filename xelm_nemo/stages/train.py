@@ -1,6 +1,5 @@
 """Stage `train`: every expert of a round, and the dense baseline, from the seed model."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,10 +24,7 @@ def _make(run: Run) -> None:
 
 
 def _record_set(run: Run) -> None:
-    """Write `set.json` unless it says so already."""
-    path, content = run.experts / SET, _expert_set(run)
-    if not path.is_file() or json.dumps(read_json(path)) != json.dumps(content):
-        write_json(path, content)
+    write_json(run.experts / SET, _expert_set(run), only_if_changed=True)
 
 
 def _expert_set(run: Run) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def test_all_problems_of_a_configuration_are_said_at_once(capsys, tmp_path):
     "bad, said",
     [
         (b"{not json", "a.jsonl:2"),
-        (b'{"text": "caf\xe9"}', "a.jsonl:2"),
+        (b'{"text": "na\xefve"}', "a.jsonl:2"),
         (b'{"lang": "en"}', "a.jsonl:2"),
         (b'{"text": "  "}', "a.jsonl:2"),
     ],

@@ -8,6 +8,7 @@ import torch
 
 from xelm_nemo import parallel
 from xelm_nemo.checkpoint import store
+from xelm_nemo.checkpoint.facts import ModelFacts
 from xelm_nemo.errors import TrainingError
 from xelm_nemo.expert.data import Batches
 from xelm_nemo.expert.job import CHECKPOINTS, TrainJob
@@ -97,7 +98,7 @@ class Trainer:
 
     def _save_model(self) -> None:
         job = self.job
-        facts = store.ModelFacts(
+        facts = ModelFacts(
             shape=job.shape,
             vocab_size=self.core.real_vocab_size,
             dtype=job.dtype,

@@ -2,7 +2,7 @@
 
 from xelm_nemo.config.schema import RunConfig
 from xelm_nemo.errors import ConfigError
-from xelm_nemo.model.config import layout_problems
+from xelm_nemo.model.config import ACTIVATIONS, ARCHITECTURES, layout_problems
 
 FINISHING_STAGES = ("evaluate", "export")
 
@@ -10,10 +10,27 @@ FINISHING_STAGES = ("evaluate", "export")
 def check(config: RunConfig) -> None:
     """Refuse a configuration that cannot work, whatever the machine.
 
+    The sizes of an imported seed model are its own; `check_sizes` is for those, when they are known.
+
     Raises:
         ConfigError: every problem, each with the value found and what would do.
     """
-    problems = [*_corpus(config), *_batches(config), *_layout(config), *_choices(config)]
+    problems = [*_corpus(config), *_batches(config), *_choices(config)]
+    if config.seed_model.source != "hf":
+        problems += _sizes(config)
+    _refuse(problems)
+
+
+def check_sizes(config: RunConfig) -> None:
+    """Refuse what does not fit the model's sizes.
+
+    Raises:
+        ConfigError: as `check`.
+    """
+    _refuse(_sizes(config))
+
+
+def _refuse(problems: list[str]) -> None:
     if problems:
         raise ConfigError("; ".join(problems) + ".")
 
@@ -44,11 +61,6 @@ def _batches(config: RunConfig) -> list[str]:
     ranks = config.parallel.data_parallel_size
     step, micro = training.global_batch_size, training.micro_batch_size * ranks
     problems = []
-    if config.seq_length > config.model.max_position_embeddings:
-        problems.append(
-            f"training.seq_length={config.seq_length} is longer than "
-            f"model.max_position_embeddings={config.model.max_position_embeddings}"
-        )
     if step % clusters or (step // clusters) % micro:
         unit = clusters * micro
         fitting = max(1, round(step / unit)) * unit
@@ -67,8 +79,13 @@ def _batches(config: RunConfig) -> list[str]:
     return problems
 
 
-def _layout(config: RunConfig) -> list[str]:
+def _sizes(config: RunConfig) -> list[str]:
     problems, tp = layout_problems(config.model, config.parallel), config.parallel.tensor_model_parallel_size
+    if config.seq_length > config.model.max_position_embeddings:
+        problems.append(
+            f"training.seq_length={config.seq_length} is longer than "
+            f"model.max_position_embeddings={config.model.max_position_embeddings}"
+        )
     if config.parallel.sequence_parallel and config.seq_length % tp:
         problems.append(
             f"training.seq_length={config.seq_length} is not a multiple of "
@@ -81,7 +98,8 @@ def _choices(config: RunConfig) -> list[str]:
     choices = {
         "clustering.method": (config.clustering.method, ("tfidf", "typology", "random")),
         "clustering.analyzer": (config.clustering.analyzer, ("word", "char_wb")),
-        "model.activation": (config.model.activation, ("gelu", "relu")),
+        "model.architecture": (config.model.architecture, ARCHITECTURES),
+        "model.activation": (config.model.activation, ACTIVATIONS),
         "precision.params_dtype": (config.precision.params_dtype, ("auto", "fp32", "bf16")),
         "seed_model.source": (config.seed_model.source, ("hf", "random")),
         "router.rule": (config.router.rule, ("upstream", "paper")),

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 
 from xelm_nemo import lock, log
+from xelm_nemo.config.check import check_sizes
 from xelm_nemo.config.compose import compose
 from xelm_nemo.config.schema import RunConfig
 from xelm_nemo.stages.branch import BRANCH
@@ -41,6 +42,7 @@ def main(verb: str, arguments: Sequence[str]) -> None:
     config = compose(arguments)
     run = Run(config)
     stages = stages_of(verb, config)
+    check_sizes(run.settled)
     if config.dry_run:
         return show_plan(run, stages)
     check_places(run)

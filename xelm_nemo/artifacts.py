@@ -59,11 +59,28 @@ def is_current(folder: Path, recipe: Recipe) -> bool:
 
 @contextlib.contextmanager
 def build(folder: Path, recipe: Recipe) -> Iterator[Path]:
-    """Yield an empty folder to fill; on success it gets a manifest and takes its name in one step."""
+    """Yield an empty folder to fill; on success it gets a manifest and takes its name in one step.
+
+    Raises:
+        ArtifactError: the folder holds something that is no artifact, which would be lost.
+    """
     stamp = recipe.stamp()  # before the work: inputs that change meanwhile make the artifact stale
+    check_replaceable(folder)
     with atomic_folder(folder) as part:
         yield part
         write_manifest(part, stamp)
+
+
+def check_replaceable(folder: Path) -> None:
+    """See that making an artifact here would delete nothing but an earlier artifact.
+
+    Raises:
+        ArtifactError: there is a file of this name, or a folder with files and no manifest.
+    """
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file()):
+        raise ArtifactError(
+            f"{folder} holds files that are not this program's; move them, or name another folder."
+        )
 
 
 def write_manifest(folder: Path, stamp: Mapping[str, Any]) -> None:
@@ -117,11 +134,24 @@ def verify(folder: Path) -> None:
 
 
 def _stamp(path: Path) -> Any:
-    if (path / MANIFEST).is_file():
-        return read_json(path / MANIFEST)["digest"]
+    digest = _digest(path)
+    if digest is not None:
+        return digest
     if path.is_dir():
         return {str(p.relative_to(path)): _stamp(p) for p in sorted(path.rglob("*")) if p.is_file()}
     if not path.exists():
         raise ArtifactError(f"{path} is missing; run the command that makes it first.")
     stat = path.stat()
     return [stat.st_size, stat.st_mtime_ns]
+
+
+def _digest(folder: Path) -> str | None:
+    """The digest of an artifact; None for other folders, those with a foreign `manifest.json` among them."""
+    if not (folder / MANIFEST).is_file():
+        return None
+    try:
+        manifest = read_json(folder / MANIFEST)
+    except ArtifactError:
+        return None
+    is_ours = isinstance(manifest, dict) and {"format_version", "recipe", "digest"} <= manifest.keys()
+    return str(manifest["digest"]) if is_ours else None

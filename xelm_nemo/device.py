@@ -36,6 +36,11 @@ def count() -> int:
     return torch.cuda.device_count()
 
 
+def names() -> list[str]:
+    """What the CUDA devices of this machine are called."""
+    return [torch.cuda.get_device_name(index) for index in range(count())]
+
+
 def cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -66,6 +71,12 @@ def enter(*, local_rank: int = 0, threads: int = 1) -> None:
         _stand_in_for_cuda()
         _CpuDevice().__enter__()  # type: ignore[no-untyped-call]
     _entered = True
+
+
+def release() -> None:
+    """Give memory that is cached but not used back to the CUDA device, for other processes."""
+    if has_cuda():
+        torch.cuda.empty_cache()
 
 
 class _CpuDevice(TorchFunctionMode):

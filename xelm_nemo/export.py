@@ -1,8 +1,11 @@
 """Write trained models in the formats of other libraries.
 
-    python -m xelm_nemo.export source=DIR output=DIR
+python -m xelm_nemo.export source=DIR output=DIR
 
-The source is a model, or a folder of several (`runs/<name>/experts/round0`); then each becomes a folder.
+source     a model, or a folder of several (runs/<name>/experts/round0), each of which becomes a folder
+output     where they go
+format     hf, the only one so far
+tokenizer  the tokenizer's folder, if not the one that the model was trained with
 """
 
 import sys
@@ -16,8 +19,11 @@ def main() -> None:
     from xelm_nemo.config.compose import compose
     from xelm_nemo.config.schema import ExportConfig
     from xelm_nemo.stages.export import export_source
+    from xelm_nemo.stages.plan import show_help, wants_help
 
     log.set_up()
+    if wants_help(sys.argv[1:]):
+        return show_help(str(__doc__))
     export_source(compose(sys.argv[1:], ExportConfig, "export"))
 
 

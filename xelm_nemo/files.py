@@ -92,9 +92,11 @@ def read_json(path: Path) -> Any:
         raise ArtifactError(f"{path} is not JSON ({error}); delete it and run the command again.") from error
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON value atomically, indented, in Unicode."""
-    write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+def write_json(path: Path, value: Any, *, only_if_changed: bool = False) -> None:
+    """Write a JSON value atomically, indented, in Unicode; if asked, only where the file says otherwise."""
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    if not (only_if_changed and path.is_file() and path.read_bytes() == text.encode()):
+        write_atomic(path, text)
 
 
 def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from xelm_nemo.errors import RunFolderError
 
@@ -25,10 +26,10 @@ def hold(folder: Path, *, patience_seconds: float = 3.0) -> Iterator[None]:
         patience_seconds: how long to wait for another holder: one that was just killed takes a moment.
 
     Raises:
-        RunFolderError: another process holds the folder; names its host, process and start.
+        RunFolderError: another process holds the folder (names its host, process and start), or the
+            folder cannot be made or written to.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a+") as file:
+    with _open(folder) as file:
         _acquire(file.fileno(), folder, patience_seconds)
         file.truncate(0)
         file.write(json.dumps(_holder()))
@@ -46,6 +47,17 @@ def is_held(folder: Path) -> bool:
         except BlockingIOError:
             return True
     return False
+
+
+def _open(folder: Path) -> TextIO:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return (folder / LOCK).open("a+")
+    except OSError as error:
+        raise RunFolderError(
+            f"{folder} cannot be made or written to ({error.strerror}: {error.filename}); "
+            "set output=DIR to a folder that can."
+        ) from error
 
 
 def _acquire(descriptor: int, folder: Path, patience_seconds: float) -> None:

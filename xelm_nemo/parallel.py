@@ -18,12 +18,9 @@ from xelm_nemo.errors import ConfigError
 class Layout:
     """This process's place among the ranks of one model; sizes and ranks are Megatron's."""
 
-    world_size: int
     rank: int
     dp_size: int
     dp_rank: int
-    tp_size: int
-    pp_size: int
     pp_rank: int
 
 
@@ -34,12 +31,13 @@ def model_parallel(
     pipeline_model_parallel_size: int = 1,
     seed: int = 1234,
     threads: int = 1,
+    alone: bool = False,
     timeout_seconds: float = 1800,
 ) -> Iterator[Layout]:
     """Join the ranks of one model for the length of the block.
 
     Ranks find each other as torchrun's do (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT);
-    without these variables the process is a world of its own.
+    without these variables, or with `alone`, the process is a world of its own.
 
     Raises:
         ConfigError: the number of ranks is not a multiple of the model-parallel size.
@@ -47,30 +45,29 @@ def model_parallel(
     from megatron.core import parallel_state
     from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 
-    world_size = int(os.environ.get("WORLD_SIZE", 1))
+    world_size = 1 if alone else int(os.environ.get("WORLD_SIZE", 1))
     model_size = tensor_model_parallel_size * pipeline_model_parallel_size
     if world_size % model_size:
         raise ConfigError(
             f"parallel: {tensor_model_parallel_size} tensor x {pipeline_model_parallel_size} pipeline ranks "
             f"do not fit into WORLD_SIZE={world_size}; start a multiple of {model_size} ranks."
         )
-    device.enter(local_rank=int(os.environ.get("LOCAL_RANK", 0)), threads=threads)
+    local_rank = 0 if alone else int(os.environ.get("LOCAL_RANK", 0))
+    device.enter(local_rank=local_rank, threads=threads)
     _init_process_group(world_size, timeout_seconds)
     parallel_state.initialize_model_parallel(tensor_model_parallel_size, pipeline_model_parallel_size)
     model_parallel_cuda_manual_seed(seed, force_reset_rng=True)
     try:
         yield Layout(
-            world_size=world_size,
             rank=dist.get_rank(),
             dp_size=parallel_state.get_data_parallel_world_size(),
             dp_rank=parallel_state.get_data_parallel_rank(),
-            tp_size=tensor_model_parallel_size,
-            pp_size=pipeline_model_parallel_size,
             pp_rank=parallel_state.get_pipeline_model_parallel_rank(),
         )
     finally:
         parallel_state.destroy_model_parallel()
         dist.destroy_process_group()
+        device.release()
 
 
 def _init_process_group(world_size: int, timeout_seconds: float) -> None:

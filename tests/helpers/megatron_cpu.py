@@ -53,7 +53,7 @@ def write_tokens(folder):
     """Token shards of random documents for two clusters."""
     from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder, get_bin_path, get_idx_path
 
-    from xelm_nemo.shards.build import shard_prefix
+    from xelm_nemo.shards.build import shard_prefix, write_counts
 
     rng = np.random.default_rng(0)
     for cluster in CLUSTERS:
@@ -65,6 +65,7 @@ def write_tokens(folder):
                 tokens = rng.integers(4, VOCAB_SIZE, size=length).astype(np.uint16)
                 builder.add_document(tokens, [length])
             builder.finalize(get_idx_path(str(prefix)))
+    write_counts(folder, VOCAB_SIZE, {})
 
 
 def write_seed_model(folder, shape):
@@ -99,6 +100,7 @@ class Workshop:
         from xelm_nemo.model.config import ParallelConfig
 
         settings = {
+            "clusters": CLUSTERS,
             "train_iters": 1,
             "global_batch_size": 8,
             "micro_batch_size": 2,
@@ -117,7 +119,6 @@ class Workshop:
             init=str(self.folder / "seed_model"),
             tokens=str(self.folder / "tokens"),
             tokenizer="none",
-            clusters=CLUSTERS,
             shape=shape,
             parallel=layout or ParallelConfig(),
             dtype="fp32",

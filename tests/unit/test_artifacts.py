@@ -73,3 +73,14 @@ def test_one_changed_byte_is_found(tmp_path):
     (tmp_path / "a/file").write_text("Content")
     with pytest.raises(ArtifactError, match="file has changed since it was made"):
         verify(tmp_path / "a")
+
+
+@pytest.mark.parametrize("content", ['{"name": "an extension of a browser"}', "[]", "not JSON"])
+def test_input_folder_with_a_foreign_manifest_is_an_ordinary_folder(tmp_path, content):
+    source, recipe = tmp_path / "source", Recipe("thing", {}, {"source": tmp_path / "source"})
+    source.mkdir()
+    (source / "manifest.json").write_text(content)
+    make(tmp_path / "a", recipe)
+    assert is_current(tmp_path / "a", recipe)
+    (source / "another").touch()
+    assert not is_current(tmp_path / "a", recipe)

@@ -1,12 +1,19 @@
 """Every configuration composes, and shows its plan without touching anything."""
 
+import dataclasses
+import typing
+
 import pytest
 
-from xelm_nemo import command
+from xelm_nemo import command, export, status
+from xelm_nemo.config import values
+from xelm_nemo.config.check import check
 from xelm_nemo.config.compose import compose, config_folder, from_yaml, to_yaml
-from xelm_nemo.config.schema import differing_keys
+from xelm_nemo.config.schema import RunConfig, differing_keys
 from xelm_nemo.errors import ConfigError
 from xelm_nemo.stages import pipeline
+from xelm_nemo.stages.jobs import round_jobs
+from xelm_nemo.stages.run import Run
 
 EXPERIMENTS = sorted(path.stem for path in (config_folder() / "experiment").glob("*.yaml"))
 CHOICES = sorted(
@@ -14,6 +21,28 @@ CHOICES = sorted(
     for path in config_folder().glob("*/*.yaml")
     if path.parent.name != "experiment"
 )
+OUT_OF_RANGE = [
+    *((key, least - 1, f"at least {least}") for key, least in values.AT_LEAST.items()),
+    *((key, 0, "above 0") for key in values.ABOVE_ZERO),
+    *((key, 1, "at least 0 and below 1") for key in values.BELOW_ONE),
+    *((key, -1, "from 0 to 4294967295") for key in values.SEEDS),
+]
+
+
+def with_value(config, key, value):
+    """The configuration with another value of a key such as "optim.lr"."""
+    first, _, rest = key.partition(".")
+    inner = with_value(getattr(config, first), rest, value) if rest else value
+    return dataclasses.replace(config, **{first: inner})
+
+
+def numeric_keys(schema, prefix=""):
+    """The settings of a dataclass, and of those inside it, that hold one number."""
+    for name, kind in typing.get_type_hints(schema).items():
+        if dataclasses.is_dataclass(kind):
+            yield from numeric_keys(kind, f"{prefix}{name}.")
+        elif {int, float} & {kind, *(typing.get_args(kind) if typing.get_origin(kind) is not list else ())}:
+            yield prefix + name
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -106,3 +135,79 @@ def test_a_key_that_must_be_given_is_named():
 
     with pytest.raises(ConfigError, match="output and source must be set"):
         compose([], ExportConfig, "export")
+
+
+@pytest.mark.parametrize("key, value, wanted", OUT_OF_RANGE)
+def test_number_out_of_its_range_is_refused_by_name(key, value, wanted):
+    config = with_value(RunConfig(), key, value)
+    with pytest.raises(ConfigError) as caught:
+        check(config)
+    assert f"{key}={value} must be {wanted}" in str(caught.value)
+
+
+def test_every_number_has_a_range():
+    assert set(numeric_keys(RunConfig)) == {key for key, *_ in OUT_OF_RANGE}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_rate_that_is_no_finite_number_is_refused(value):
+    with pytest.raises(ConfigError, match=r"optim\.lr=(nan|inf) must be above 0"):
+        check(with_value(RunConfig(), "optim.lr", value))
+
+
+@pytest.mark.parametrize(
+    "setting, said",
+    [
+        ("model.hidden_size=66", "model.num_attention_heads=4 does not divide model.hidden_size=66"),
+        ("model.hidden_size=65", "model.hidden_size=65 must be even"),
+        ("tokenizer.kind=wordpiece", "use one of ['unigram', 'bpe']"),
+        ("clustering.ngram_range=[3,1]", "clustering.ngram_range=[3, 1]"),
+        ("clustering.ngram_range=[1]", "use for example [1,3]"),
+        ("evaluation.top_k=[0]", "evaluation.top_k=[0] keeps no expert"),
+        ("evaluation.rules=[vote]", "evaluation.rules=['vote'] must be some of"),
+        ("evaluation.rules=[]", "evaluation.rules=[] must be some of"),
+        ("training.train_clusters=[1,1]", "has a cluster twice"),
+        ("corpus.test_split=exam", "use ['train', 'valid', 'test']"),
+    ],
+)
+def test_value_that_cannot_work_is_refused(setting, said):
+    with pytest.raises(ConfigError) as caught:
+        compose([setting])
+    assert said in str(caught.value)
+
+
+def test_rules_that_route_by_text_need_a_clusterer_of_texts():
+    compose(["evaluation.rules=[bayes]", "clustering=random"])
+    with pytest.raises(ConfigError, match=r"\['clustering'\] route by text.*clustering\.method=tfidf"):
+        compose(["evaluation.rules=[clustering]", "clustering=random"])
+
+
+def test_feed_forward_layer_must_divide_among_ranks():
+    with pytest.raises(ConfigError, match=r"does not divide model\.ffn_hidden_size=99"):
+        compose(["model.ffn_hidden_size=99", "parallel.tensor_model_parallel_size=2"])
+
+
+@pytest.mark.parametrize(
+    "setting", ["training.train_iters=0", "training.micro_batch_size=0", "parallel.data_parallel_size=0"]
+)
+def test_dry_run_refuses_what_a_run_refuses(setting, capsys):
+    arguments = ["dense.enabled=true", setting, "dry_run=true"]
+    assert command.run(lambda: pipeline.main("train", arguments)) == 2
+    assert f"{setting} must be at least 1" in capsys.readouterr().err
+
+
+def test_dense_baseline_and_test_split_may_come_later_and_leave_the_experts_alone():
+    before = compose(["+experiment=xelm4"])
+    after = compose(["+experiment=xelm4", "dense.enabled=true", "corpus.test_split=exam"])
+    assert differing_keys(before, after) == []
+    dense, *experts = round_jobs(Run(after))
+    assert dense.name == "dense"
+    assert experts == round_jobs(Run(before))
+
+
+@pytest.mark.parametrize("module, said", [(status, "output=DIR"), (export, "source=DIR output=DIR")])
+def test_every_command_explains_itself(module, said, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", [module.__name__, "--help"])
+    assert command.run(module.main) == 0
+    screen = capsys.readouterr().out
+    assert f"python -m {module.__name__}" in screen and said in screen

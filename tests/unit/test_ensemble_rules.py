@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from xelm_nemo.ensemble.rules import (
-    RULES,
     Ensemble,
     Evidence,
     bayes_log_weights,
@@ -12,6 +11,7 @@ from xelm_nemo.ensemble.rules import (
     product_of_experts_log_weights,
 )
 from xelm_nemo.errors import ConfigError
+from xelm_nemo.evaluation.config import RULES
 
 P = [[0.5, 0.1, 0.3], [0.2, 0.4, 0.6]]  # probability of each target, [E, T]
 ROUTER = [[0.9, 0.1], [0.3, 0.7], [0.5, 0.5]]  # [T, E]

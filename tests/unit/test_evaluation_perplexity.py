@@ -206,6 +206,14 @@ def test_documents_without_language_or_cluster_count_overall_only(tmp_path):
     assert result.languages == result.clusters == []
 
 
+@pytest.mark.parametrize("known", [{}, {"xx": 0}])
+def test_without_an_expert_for_every_language_none_is_chosen_by_language(tmp_path, known):
+    names = [model.name for model in evaluate(tmp_path, language_expert=known).models]
+    assert names[4:] == ["ensemble", "ensemble top-1", "ensemble top-2"]
+    with pytest.raises(ConfigError, match="top1_language"):
+        evaluate(tmp_path, language_expert=known, config=EvaluationConfig(rules=["top1_language"]))
+
+
 def test_the_number_of_experts_is_checked_before_any_model_is_loaded(tmp_path):
     with pytest.raises(ConfigError, match=r"clustering\.num_clusters=5"):
         evaluate(tmp_path, clusterer=LanguageClusterer(5))

@@ -3,7 +3,12 @@ import pytest
 from xelm_nemo.ensemble.rules import Ensemble
 from xelm_nemo.errors import ConfigError, CorpusError
 from xelm_nemo.evaluation.config import EvaluationConfig
-from xelm_nemo.evaluation.plan import check_inputs, plan_ensembles, select_documents
+from xelm_nemo.evaluation.plan import (
+    check_inputs,
+    languages_without_expert,
+    plan_ensembles,
+    select_documents,
+)
 from xelm_nemo.evaluation.scoring import HeldOutDocument, ModelSource
 
 DOCUMENTS = [HeldOutDocument(f"text {n}", "en") for n in range(10)]
@@ -52,7 +57,6 @@ def test_the_first_rule_asked_for_leads():
         ({"rules": ["vote"]}, r"evaluation.rules=\['vote'\]"),
         ({"rules": []}, r"evaluation.rules=\[\]"),
         ({"rules": ["product_of_experts"], "can_route": False}, "clustering.method=tfidf"),
-        ({"rules": ["top1_language"], "has_language_expert": False}, "corpus.lang_key"),
         ({"top_k": [0, 1]}, r"evaluation.top_k=\[0, 1\]"),
     ],
 )
@@ -92,3 +96,19 @@ def test_a_language_without_an_expert_is_named():
 def test_a_language_of_an_expert_that_is_not_there_is_named():
     with pytest.raises(ConfigError, match=r"\{'de': 2\}"):
         check_inputs(DOCUMENTS, EXPERTS, 2, plan(), {"en": 0, "de": 2})
+
+
+def test_a_document_without_a_language_is_said_to_be_why():
+    with pytest.raises(ConfigError, match=r"top1_language.*no language; set corpus\.lang_key"):
+        check_inputs([*DOCUMENTS, HeldOutDocument("text")], EXPERTS, 2, plan(), {"en": 0})
+
+
+def test_languages_do_not_matter_where_no_rule_asks_for_them():
+    check_inputs([HeldOutDocument("text")], EXPERTS, 2, plan(has_language_expert=False), None)
+
+
+def test_languages_without_an_expert_are_found():
+    documents = [*DOCUMENTS, HeldOutDocument("text"), HeldOutDocument("Text", "de")]
+    assert languages_without_expert(documents, {"en": 0, "fr": 1}) == [None, "de"]
+    assert languages_without_expert(documents, None) == [None, "de", "en"]
+    assert languages_without_expert(DOCUMENTS, {"en": 0}) == []

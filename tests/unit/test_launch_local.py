@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from xelm_nemo.errors import LaunchError
-from xelm_nemo.launch.local import Job, run_jobs
+from xelm_nemo.launch.local import LAUNCHER, Job, die_with_launcher, run_jobs
 
 WORKER = """
 import os, pathlib, sys, time
@@ -19,6 +19,8 @@ if folder.name.startswith("bad"):
     print("something happened", file=sys.stderr)
     print("error: optim.lr=9 explodes; lower it.", file=sys.stderr)
     sys.exit(2)
+if folder.name == "killed":
+    os.kill(os.getpid(), 9)
 if folder.name.startswith("half") and os.environ["RANK"] == "1":
     sys.exit(3)
 if folder.name.startswith("half"):
@@ -26,18 +28,22 @@ if folder.name.startswith("half"):
 """
 
 
-ORPHAN = """
-import time
-from xelm_nemo.launch.local import die_with_parent
-die_with_parent()
-print("up", flush=True)
+WORKER_THAT_FORKS = """
+import os, time
+from xelm_nemo.launch.local import die_with_launcher
+die_with_launcher()
+if os.fork():
+    print(os.getpid(), end=" ", flush=True)
+else:
+    time.sleep(0.2)
+    print(os.getpid(), flush=True)
 time.sleep(60)
 """
 PARENT = f"""
-import subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-c", {ORPHAN!r}], stdout=subprocess.PIPE, text=True)
-child.stdout.readline()
-print(child.pid, flush=True)
+import os, subprocess, sys, time
+from xelm_nemo.launch.local import LAUNCHER
+environment = os.environ | {{LAUNCHER: str(os.getpid())}}
+child = subprocess.Popen([sys.executable, "-c", {WORKER_THAT_FORKS!r}], env=environment)
 time.sleep(60)
 """
 
@@ -46,6 +52,7 @@ time.sleep(60)
 def job(tmp_path, monkeypatch):
     (tmp_path / "toy_worker.py").write_text(WORKER)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     return lambda name, ranks=1: Job(name, "toy_worker", tmp_path / name, ranks)
 
 
@@ -64,6 +71,19 @@ def test_failed_job_stops_no_other_and_its_last_words_are_said(job):
     assert (jobs[1].folder / "rank0").exists()
 
 
+def test_error_of_an_earlier_run_is_not_repeated(job, tmp_path):
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half/train.log").write_text("error: long ago\n")
+    with pytest.raises(LaunchError, match=r"half failed with exit code 3") as caught:
+        run_jobs([job("half", 2)], max_parallel=1, gpus=0)
+    assert "long ago" not in str(caught.value)
+
+
+def test_killed_worker_is_said_to_be_killed(job):
+    with pytest.raises(LaunchError, match="killed was killed by SIGKILL, perhaps for want of memory"):
+        run_jobs([job("killed")], max_parallel=1, gpus=0)
+
+
 def test_rank_that_fails_ends_the_others(job):
     with pytest.raises(LaunchError, match="half failed"):
         run_jobs([job("half", 2)], max_parallel=1, gpus=0)
@@ -76,6 +96,12 @@ def test_jobs_get_gpus_of_their_own(job):
     assert seen == {"2 0,1", "2 2,3"}
 
 
+def test_only_the_gpus_that_were_given_are_used(job, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    run_jobs([job("one"), job("two")], max_parallel=2, gpus=2)
+    assert {(job(name).folder / "rank0").read_text() for name in ("one", "two")} == {"1 5", "1 7"}
+
+
 def test_progress_is_asked_for_while_jobs_run(job):
     ticks = []
     run_jobs([job("one")], max_parallel=1, gpus=0, on_tick=lambda: ticks.append(1))
@@ -83,15 +109,21 @@ def test_progress_is_asked_for_while_jobs_run(job):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")
-def test_worker_dies_with_the_process_that_started_it():
+def test_worker_and_what_it_forked_die_with_the_launcher():
     parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
-    child = int(parent.stdout.readline())
+    worker, forked = map(int, parent.stdout.readline().split())
+    assert is_running(worker) and is_running(forked)
     parent.kill()
     parent.wait()
     deadline = time.monotonic() + 10
-    while is_running(child):
-        assert time.monotonic() < deadline, "the worker outlived its parent"
+    while is_running(worker) or is_running(forked):
+        assert time.monotonic() < deadline, "a worker outlived its launcher"
         time.sleep(0.02)
+
+
+def test_worker_that_no_launcher_started_minds_nothing(monkeypatch):
+    monkeypatch.delenv(LAUNCHER, raising=False)
+    die_with_launcher()
 
 
 def is_running(pid):

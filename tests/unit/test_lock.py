@@ -42,3 +42,26 @@ def test_killed_holder_lets_go(tmp_path, holder):
 
 def test_folder_that_nobody_locked_is_free(tmp_path):
     assert not lock.is_held(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["file", "file/run", "full"])
+def test_place_that_cannot_be_a_folder_is_named(tmp_path, place):
+    (tmp_path / "file").touch()
+    (tmp_path / "full" / lock.LOCK).mkdir(parents=True)
+    said = rf"{tmp_path / place} cannot be made or written to .*set output=DIR"
+    with pytest.raises(RunFolderError, match=said), lock.hold(tmp_path / place):
+        pass
+
+
+def test_place_without_the_right_to_write_is_named(tmp_path, monkeypatch):
+    def refuse(path, *_, **__):  # rights bind everyone but root, who may run the tests
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("pathlib.Path.mkdir", refuse)
+    with pytest.raises(RunFolderError, match="Permission denied"), lock.hold(tmp_path / "run"):
+        pass
+
+
+def test_error_inside_the_block_is_not_taken_for_the_folders(tmp_path):
+    with pytest.raises(FileNotFoundError), lock.hold(tmp_path):
+        (tmp_path / "missing").read_text()

@@ -43,7 +43,7 @@ def test_shape_of_opt_350m_can_be():
     "change, said",
     [
         ({"architecture": "xglm"}, "model.post_layernorm=True needs model.architecture=opt"),
-        ({"word_embed_proj_dim": 0}, "model.word_embed_proj_dim=0 must be at least 1"),
+        ({"architecture": "xglm", "hidden_size": 17}, "model.hidden_size=17 must be even"),
         ({"num_attention_heads": 3}, "model.num_attention_heads=3 does not divide model.hidden_size=2048"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

@@ -43,7 +43,9 @@ def test_without_metrics_no_loss_curve_is_drawn(tmp_path):
 def test_bars_are_as_high_as_the_perplexities():
     [axes] = perplexity_bars(result()).axes
     heights = [[round(bar.get_height(), 3) for bar in group] for group in axes.containers]
-    assert heights == [[25, 24, 26.5], [20, 17, 27], [30, 18, 26]]  # dense, ensemble, best expert
+    both = round((18 * 26) ** 0.5, 3)  # the languages have equal tokens
+    assert heights == [[25, 24, 26.5], [20, 17, 27], [both, 18, 26]]  # dense, ensemble, best expert
+    assert [text.get_text() for text in axes.texts] == ["-20 %", "-29 %", "+2 %"]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["overall", "de", "en"]
 
 
@@ -65,9 +67,6 @@ def test_many_models_get_different_colours(tmp_path):
     assert len({line.get_color() for line in axes.lines}) == 16
 
 
-def test_metrics_that_are_missing_or_damaged_are_named(tmp_path):
+def test_metrics_that_are_missing_are_named(tmp_path):
     with pytest.raises(ArtifactError, match=r"metrics\.jsonl is missing"):
-        loss_curves({"expert0": tmp_path / "metrics.jsonl"})
-    (tmp_path / "metrics.jsonl").write_text("{nonsense\n")
-    with pytest.raises(ArtifactError, match=r"metrics\.jsonl has a line that is not JSON"):
         loss_curves({"expert0": tmp_path / "metrics.jsonl"})

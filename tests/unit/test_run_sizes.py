@@ -34,7 +34,7 @@ def import_into(folder):
 
 
 def test_before_the_import_they_are_those_of_the_configuration(run):
-    assert run().settled == run().config
+    assert run().sized == run().config
 
 
 @pytest.mark.parametrize("settings", [[], ["seed_model.train_iters=3"]], ids=["as_it_is", "trained_here"])
@@ -42,7 +42,7 @@ def test_after_the_import_they_are_the_seed_models_and_dropout_the_configuration
     run = run("model.hidden_dropout=0.25", *settings)
     import_into(run.seed_init)
     expected = dataclasses.replace(IMPORTED, hidden_dropout=0.25, attention_dropout=0.1)
-    assert run.settled.model == expected
+    assert run.sized.model == expected
     job = expert_job(run, 0)
     assert (job.shape, job.seq_length) == (expected, 64)
 
@@ -50,4 +50,4 @@ def test_after_the_import_they_are_the_seed_models_and_dropout_the_configuration
 def test_random_seed_model_has_the_sizes_of_the_configuration(run):
     run = run("seed_model.source=random")
     import_into(run.seed_init)
-    assert run.settled == run.config
+    assert run.sized == run.config

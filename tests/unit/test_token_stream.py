@@ -6,27 +6,32 @@ import numpy as np
 import pytest
 
 from xelm_nemo.errors import ArtifactError
-from xelm_nemo.shards.dataset import TokenStream
+from xelm_nemo.shards.dataset import TokenStream, has_tokens
 
 SEQ_LENGTH = 5
+
+
+def write_shard(folder, documents):
+    """A shard of documents in a new folder; its prefix."""
+    from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
+
+    folder.mkdir()
+    builder = IndexedDatasetBuilder(f"{folder / 'train'}.bin", dtype=np.uint16)
+    for document in documents:
+        builder.add_document(np.array(document, dtype=np.uint16), [len(document)])
+    builder.finalize(f"{folder / 'train'}.idx")
+    return folder / "train"
 
 
 @pytest.fixture
 def shards(tmp_path):
     """Two shards of documents whose tokens are all different, and the documents."""
-    from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
-
-    documents, token, prefixes = [], 0, []
-    for number, lengths in enumerate([(3, 7, 1), (12, 2)]):
-        prefix = tmp_path / f"cluster{number}" / "train"
-        prefix.parent.mkdir()
-        builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=np.uint16)
-        for length in lengths:
-            documents.append(list(range(token, token + length)))
-            builder.add_document(np.array(documents[-1], dtype=np.uint16), [length])
-            token += length
-        builder.finalize(f"{prefix}.idx")
-        prefixes.append(prefix)
+    ends = np.cumsum([3, 7, 1, 12, 2]).tolist()
+    documents = [list(range(start, end)) for start, end in zip([0, *ends], ends, strict=False)]
+    prefixes = [
+        write_shard(tmp_path / "cluster0", documents[:3]),
+        write_shard(tmp_path / "cluster1", documents[3:]),
+    ]
     return prefixes, documents
 
 
@@ -72,6 +77,22 @@ def test_another_seed_gives_another_order(shards):
     prefixes, _ = shards
     one, two = (blocks(TokenStream(prefixes, SEQ_LENGTH, seed=seed), 10) for seed in (1, 2))
     assert one != two
+
+
+def test_shard_without_documents_among_others_changes_nothing(shards, tmp_path):
+    prefixes, _ = shards
+    empty = write_shard(tmp_path / "empty", [])
+    expected = blocks(TokenStream(prefixes, SEQ_LENGTH, seed=7), 30)
+    for place in range(3):
+        among = [*prefixes[:place], empty, *prefixes[place:]]
+        assert blocks(TokenStream(among, SEQ_LENGTH, seed=7), 30) == expected
+
+
+def test_shards_without_any_document_are_refused_by_name(tmp_path):
+    empty = write_shard(tmp_path / "empty", [])
+    assert not has_tokens(empty)
+    with pytest.raises(ArtifactError, match=r"empty/train: no tokens"):
+        TokenStream([empty], SEQ_LENGTH, seed=None)
 
 
 def test_missing_shard_names_the_command_that_makes_it(tmp_path):

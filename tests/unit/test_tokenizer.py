@@ -3,7 +3,7 @@ import pytest
 from xelm_nemo.corpus.config import TokenizerConfig
 from xelm_nemo.corpus.tokenizer import encode_document, load_tokenizer, train_tokenizer
 from xelm_nemo.corpus.udhr import documents
-from xelm_nemo.errors import ArtifactError, ConfigError
+from xelm_nemo.errors import ArtifactError, ConfigError, CorpusError
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +41,24 @@ def test_training_twice_gives_the_same_bytes(folder, tmp_path):
 def test_vocabulary_that_cannot_hold_the_characters_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"tokenizer\.vocab_size=100 does not train"):
         train_tokenizer((row["text"] for row in documents()), TokenizerConfig(vocab_size=100), tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_one_letter_is_enough_to_train_on(tmp_path, kind):
+    train_tokenizer(["\u200b", "a"], TokenizerConfig(kind=kind), tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
+    assert max(encode_document(tokenizer, "a")) < len(tokenizer) < 20
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_texts_without_a_visible_character_are_refused(tmp_path, kind):
+    with pytest.raises(CorpusError, match=r"no visible character"):
+        train_tokenizer(["\u200b", "\ufffd"], TokenizerConfig(kind=kind), tmp_path)
+
+
+def test_document_of_more_than_a_mebibyte_is_trained_on(tmp_path):
+    train_tokenizer(["人権 " * 150_000], TokenizerConfig(), tmp_path)
+    assert 3 not in encode_document(load_tokenizer(tmp_path), "人権"), "<unk>"
 
 
 def test_unknown_kind_is_refused(tmp_path):

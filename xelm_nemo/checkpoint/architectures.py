@@ -8,7 +8,7 @@ from typing import Any
 from xelm_nemo.checkpoint import opt, xglm
 from xelm_nemo.checkpoint.facts import ModelFacts
 from xelm_nemo.checkpoint.mapping import WeightMap
-from xelm_nemo.errors import CheckpointError
+from xelm_nemo.errors import ArtifactError, CheckpointError
 from xelm_nemo.files import read_json
 from xelm_nemo.model.config import ModelConfig
 
@@ -45,13 +45,13 @@ def read_shape(folder: Path) -> ModelConfig:
     """The shape that the config.json of a Hugging Face folder describes.
 
     Raises:
-        ArtifactError: the file is missing or is no JSON.
+        ArtifactError: the file is missing or holds no settings.
         CheckpointError: all settings that are missing, or that our model cannot compute with.
     """
     source, config = folder / CONFIG, read_json(folder / CONFIG)
     titles = " or ".join(architecture.title for architecture in ARCHITECTURES.values())
     if not isinstance(config, Mapping):
-        raise CheckpointError(f"{source} holds no settings; give the folder of an {titles} checkpoint.")
+        raise ArtifactError(f"{source} holds no settings; give the folder of an {titles} checkpoint.")
     architecture = ARCHITECTURES.get(str(config.get("model_type")))
     if architecture is None:
         raise CheckpointError(

@@ -58,7 +58,7 @@ def import_hf(source: Path | str, output: Path, recipe: Recipe) -> None:
         parent=str(source),
         name=Path(source).name,
     )
-    with parallel.model_parallel():
+    with parallel.model_parallel(alone=True):
         model = build_model(shape, ParallelConfig(), vocab_size=facts.vocab_size, dtype=store.DTYPES[dtype])
         weight_map = ARCHITECTURES[shape.architecture].weight_map(shape, facts.vocab_size)
         weight_map.to_megatron(weights.tensors, megatron_tensors(model), source=str(folder))
@@ -90,7 +90,7 @@ def export_hf(
             f"{tokenizer} has {len(words)} tokens and {model_folder} only {facts.vocab_size}; "
             f"give the tokenizer that the model was trained with, {facts.tokenizer}."
         )
-    with parallel.model_parallel():
+    with parallel.model_parallel(alone=True):
         model = store.load_model(model_folder, ParallelConfig())
         weights = architecture.weight_map(facts.shape, facts.vocab_size).to_hf(megatron_tensors(model))
     with atomic_folder(output) as part:

@@ -157,7 +157,9 @@ def _load(sharded_state: dict[str, Any], folder: Path) -> dict[str, Any]:
 @contextlib.contextmanager
 def _collective_folder(folder: Path, recipe: Recipe) -> Iterator[Path]:
     """Rank 0 makes the folder, all ranks fill it, rank 0 gives it its name once it is whole."""
-    part = folder.with_name(f".{folder.name}.part")
+    part, stamp = folder.with_name(f".{folder.name}.part"), recipe.stamp()
+    if dist.get_rank() == 0:
+        artifacts.check_replaceable(folder)
     with contextlib.ExitStack() as stack:
         if dist.get_rank() == 0:
             stack.enter_context(atomic_folder(folder))
@@ -165,5 +167,5 @@ def _collective_folder(folder: Path, recipe: Recipe) -> Iterator[Path]:
         yield part
         dist.barrier()
         if dist.get_rank() == 0:
-            artifacts.write_manifest(part, recipe.stamp())
+            artifacts.write_manifest(part, stamp)
     dist.barrier()

@@ -7,6 +7,7 @@ from typing import Any
 from xelm_nemo.clustering.clusterer import Clusterer, TfidfClusterer
 from xelm_nemo.clustering.documents import Documents
 
+NO_LANGUAGE = "?"  # what a document without a language counts as
 _NUM_TERMS = 10  # as upstream
 
 
@@ -19,7 +20,7 @@ def cluster_report(clusterer: Clusterer, documents: Documents, assignment: Seque
     """
     languages = [Counter[str]() for _ in range(clusterer.num_clusters)]
     for document, cluster in zip(documents, assignment, strict=True):
-        languages[cluster][document.lang or "?"] += 1
+        languages[cluster][document.lang or NO_LANGUAGE] += 1
     clusters: list[dict[str, Any]] = [
         {"cluster": k, "documents": mix.total(), "languages": dict(sorted(mix.items(), key=_most_first))}
         for k, mix in enumerate(languages)

@@ -1,10 +1,12 @@
 """What two settings say together; all problems of a configuration are reported at once."""
 
 from xelm_nemo.config.schema import RunConfig
+from xelm_nemo.config.values import choice_problems, number_problems
 from xelm_nemo.errors import ConfigError
-from xelm_nemo.model.config import ACTIVATIONS, ARCHITECTURES, layout_problems
+from xelm_nemo.evaluation.config import rule_problems
+from xelm_nemo.model.config import layout_problems
 
-FINISHING_STAGES = ("evaluate", "export")
+SHIPPED_SPLITS = ("train", "valid", "test")
 
 
 def check(config: RunConfig) -> None:
@@ -15,10 +17,15 @@ def check(config: RunConfig) -> None:
     Raises:
         ConfigError: every problem, each with the value found and what would do.
     """
-    problems = [*_corpus(config), *_batches(config), *_choices(config)]
-    if config.seed_model.source != "hf":
-        problems += _sizes(config)
-    _refuse(problems)
+    # Numbers out of their range end it: the other checks divide by them.
+    problems = number_problems(config) or [
+        *_corpus(config),
+        *_clusters(config),
+        *_batches(config),
+        *(_sizes(config) if config.seed_model.source != "hf" else []),
+        *rule_problems(config.evaluation, can_route=config.clustering.method == "tfidf"),
+    ]
+    _refuse([*problems, *choice_problems(config)])
 
 
 def check_sizes(config: RunConfig) -> None:
@@ -36,19 +43,18 @@ def _refuse(problems: list[str]) -> None:
 
 
 def _corpus(config: RunConfig) -> list[str]:
-    corpus, clusters = config.corpus, config.clustering.num_clusters
-    problems = []
+    corpus, problems = config.corpus, []
     if corpus.path is None and corpus.builtin is None:
         problems.append(
             "corpus.path is not set; give a folder of {train,valid}/<shard>/*.jsonl, or corpus=udhr"
         )
     if corpus.path is None and corpus.builtin not in (None, "udhr"):
         problems.append(f"corpus.builtin={corpus.builtin!r} is not shipped; use 'udhr'")
-    if clusters < 1:
-        problems.append(f"clustering.num_clusters={clusters} must be at least 1")
-    outside = [cluster for cluster in config.train_clusters if not 0 <= cluster < clusters]
-    if outside:
-        problems.append(f"training.train_clusters={outside} are not among clusters 0..{clusters - 1}")
+    splits = [corpus.train_split, corpus.valid_split, corpus.test_split]
+    if corpus.path is None and not set(splits) <= set(SHIPPED_SPLITS):
+        problems.append(
+            f"corpus.*_split={splits} are not all splits of the shipped corpus; use {list(SHIPPED_SPLITS)}"
+        )
     if config.seed_model.source == "hf" and config.seed_model.path is None:
         problems.append(
             "seed_model.path is not set; give a Hugging Face folder or hub id, or seed_model=random"
@@ -56,8 +62,18 @@ def _corpus(config: RunConfig) -> list[str]:
     return problems
 
 
+def _clusters(config: RunConfig) -> list[str]:
+    chosen, clusters, problems = config.train_clusters, config.clustering.num_clusters, []
+    outside = [cluster for cluster in chosen if not 0 <= cluster < clusters]
+    if outside:
+        problems.append(f"training.train_clusters={outside} are not among clusters 0..{clusters - 1}")
+    if len(set(chosen)) < len(chosen):
+        problems.append(f"training.train_clusters={chosen} has a cluster twice; name each once")
+    return problems
+
+
 def _batches(config: RunConfig) -> list[str]:
-    training, clusters = config.training, max(1, config.clustering.num_clusters)
+    training, clusters = config.training, config.clustering.num_clusters
     ranks = config.parallel.data_parallel_size
     step, micro = training.global_batch_size, training.micro_batch_size * ranks
     problems = []
@@ -91,26 +107,4 @@ def _sizes(config: RunConfig) -> list[str]:
             f"training.seq_length={config.seq_length} is not a multiple of "
             f"parallel.tensor_model_parallel_size={tp}, as sequence parallelism needs"
         )
-    return problems
-
-
-def _choices(config: RunConfig) -> list[str]:
-    choices = {
-        "clustering.method": (config.clustering.method, ("tfidf", "typology", "random")),
-        "clustering.analyzer": (config.clustering.analyzer, ("word", "char_wb")),
-        "model.architecture": (config.model.architecture, ARCHITECTURES),
-        "model.activation": (config.model.activation, ACTIVATIONS),
-        "precision.params_dtype": (config.precision.params_dtype, ("auto", "fp32", "bf16")),
-        "seed_model.source": (config.seed_model.source, ("hf", "random")),
-        "router.rule": (config.router.rule, ("upstream", "paper")),
-        "launch.name": (config.launch.name, ("local",)),
-    }
-    problems = [
-        f"{key}={value!r} is not known; use one of {list(known)}"
-        for key, (value, known) in choices.items()
-        if value not in known
-    ]
-    unknown = [stage for stage in config.finish_with if stage not in FINISHING_STAGES]
-    if unknown:
-        problems.append(f"finish_with={unknown} are not stages after training; use {list(FINISHING_STAGES)}")
     return problems

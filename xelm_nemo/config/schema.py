@@ -23,6 +23,8 @@ FREE_KEYS = (
     "parallel",
     "evaluation",
     "router",
+    "corpus.test_split",
+    "dense.enabled",
     "training.train_clusters",
     "training.log_interval",
     "training.save_interval",

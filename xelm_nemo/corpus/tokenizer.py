@@ -1,12 +1,13 @@
 """Tokenizers: any Hugging Face folder, or a SentencePiece model trained here with XGLM's id conventions."""
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import chain, dropwhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xelm_nemo.corpus.config import TokenizerConfig
-from xelm_nemo.errors import ArtifactError, ConfigError
+from xelm_nemo.errors import ArtifactError, ConfigError, CorpusError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 XGLM_SPECIAL_IDS = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3}
 XGLM_MADEUP_WORDS = 7  # <madeupword0..6> close the vocabulary
 XGLM_OFFSET = 1  # SentencePiece piece i has id i + 1, for fairseq puts <pad> between
+_NORMALIZATION = "nmt_nfkc"  # XGLM's: newlines and tabs become spaces
+_LONGEST_BYTES = 1 << 20  # SentencePiece leaves longer texts out
 
 
 def train_tokenizer(texts: Iterable[str], config: TokenizerConfig, folder: Path) -> None:
@@ -24,6 +27,7 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig, folder: Path)
 
     Raises:
         ConfigError: tokenizer.kind is unknown or SentencePiece refuses the settings.
+        CorpusError: the texts have no visible character.
     """
     import sentencepiece
     from transformers import XGLMTokenizer
@@ -33,13 +37,13 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig, folder: Path)
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(texts),
+            sentence_iterator=_trainable(texts),
             model_writer=model,
             model_type=config.kind,
             vocab_size=config.vocab_size - XGLM_OFFSET - XGLM_MADEUP_WORDS,
             hard_vocab_limit=False,
-            normalization_rule_name="nmt_nfkc",  # XGLM's: newlines and tabs become spaces
-            max_sentence_length=1 << 20,
+            normalization_rule_name=_NORMALIZATION,
+            max_sentence_length=_LONGEST_BYTES,
             num_threads=1,
             minloglevel=2,
         )
@@ -49,6 +53,27 @@ def train_tokenizer(texts: Iterable[str], config: TokenizerConfig, folder: Path)
     vocab_file = folder / "sentencepiece.bpe.model"
     vocab_file.write_bytes(model.getvalue())
     XGLMTokenizer(str(vocab_file)).save_pretrained(folder)
+
+
+def _trainable(texts: Iterable[str]) -> Iterator[str]:
+    """The texts in pieces that SentencePiece reads, from the first one on that it sees something in.
+
+    Raises:
+        CorpusError: it would see nothing in any of them, upon which it ends the whole process.
+    """
+    from sentencepiece import SentencePieceNormalizer
+
+    normalizer = SentencePieceNormalizer(rule_name=_NORMALIZATION)
+    size = _LONGEST_BYTES // 4  # bytes of the longest character in UTF-8
+    pieces = (text[start : start + size] for text in texts for start in range(0, len(text), size))
+    visible = dropwhile(lambda piece: not normalizer.normalize(piece).strip(), pieces)
+    first = next(visible, None)
+    if first is None:
+        raise CorpusError(
+            "corpus.train_split has no visible character to train a tokenizer on; give it documents with "
+            "text, or set tokenizer.path."
+        )
+    return chain([first], visible)
 
 
 def load_tokenizer(folder: Path | str) -> "PreTrainedTokenizerBase":

@@ -11,10 +11,8 @@ import torch
 from torch import Tensor
 
 from xelm_nemo.errors import ConfigError
+from xelm_nemo.evaluation.config import TEXT_RULES
 from xelm_nemo.router.weights import keep_top_k
-
-RULES = ("clustering", "uniform", "top1_language", "product_of_experts", "bayes")
-TEXT_RULES = ("clustering", "product_of_experts")  # these need the router, hence a tf-idf clusterer
 
 
 @dataclass(frozen=True)
@@ -23,7 +21,7 @@ class Ensemble:
 
     Attributes:
         name: how reports call it.
-        rule: one of `RULES`.
+        rule: one of `evaluation.config.RULES`.
         top_k: experts kept per token, renormalised; None keeps all.
     """
 

@@ -16,9 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xelm_nemo.ensemble.mixture import mixture_log_prob
-from xelm_nemo.ensemble.rules import TEXT_RULES, Ensemble, Evidence, ensemble_log_weights
-from xelm_nemo.evaluation.config import EvaluationConfig
-from xelm_nemo.evaluation.plan import check_inputs, plan_ensembles, select_documents
+from xelm_nemo.ensemble.rules import Ensemble, Evidence, ensemble_log_weights
+from xelm_nemo.evaluation.config import TEXT_RULES, EvaluationConfig
+from xelm_nemo.evaluation.plan import (
+    check_inputs,
+    languages_without_expert,
+    plan_ensembles,
+    select_documents,
+)
 from xelm_nemo.evaluation.result import EvaluationResult
 from xelm_nemo.evaluation.scoring import (
     EncodedDocument,
@@ -93,7 +98,7 @@ def evaluate_ensemble(
         config,
         num_experts=len(experts),
         can_route=isinstance(clusterer, TextClusterer),
-        has_language_expert=language_expert is not None,
+        has_language_expert=not languages_without_expert(documents, language_expert),
     )
     check_inputs(documents, experts, clusterer.num_clusters, ensembles, language_expert)
     encoded = encode_documents(documents, encode=encode, tokenizer=tokenizer, seq_length=seq_length)

@@ -1,11 +1,14 @@
 """Which ensembles an evaluation measures, checked against what the experts and the clusterer allow."""
 
+import logging
 from collections.abc import Mapping, Sequence
 
-from xelm_nemo.ensemble.rules import RULES, TEXT_RULES, Ensemble
+from xelm_nemo.ensemble.rules import Ensemble
 from xelm_nemo.errors import ConfigError, CorpusError
-from xelm_nemo.evaluation.config import EvaluationConfig
+from xelm_nemo.evaluation.config import EvaluationConfig, rule_problems
 from xelm_nemo.evaluation.scoring import HeldOutDocument, ModelSource
+
+logger = logging.getLogger(__name__)
 
 _NAMES = {
     "clustering": "ensemble",
@@ -35,6 +38,14 @@ def select_documents(documents: Sequence[HeldOutDocument], max_docs: int | None)
     return [documents[i * len(documents) // max_docs] for i in range(max_docs)]
 
 
+def languages_without_expert(
+    documents: Sequence[HeldOutDocument], language_expert: Mapping[str, int] | None
+) -> list[str | None]:
+    """The documents' languages that no expert is known for; None among them where a document has none."""
+    languages = {document.lang for document in documents}
+    return sorted(languages - (language_expert or {}).keys(), key=lambda lang: lang or "")
+
+
 def plan_ensembles(
     config: EvaluationConfig, *, num_experts: int, can_route: bool, has_language_expert: bool
 ) -> list[Ensemble]:
@@ -44,17 +55,15 @@ def plan_ensembles(
         config: rules and top-k wanted.
         num_experts: values of top-k from here on are left out: they keep every expert.
         can_route: whether the clusterer places texts (tf-idf).
-        has_language_expert: whether each language has an expert.
+        has_language_expert: whether every document has an expert by its language; if not, "top1_language"
+            is measured only when config.rules names it, which `check_inputs` then refuses.
 
     Raises:
         ConfigError: an unknown rule, one that the clusterer does not allow, or a top-k below 1.
     """
+    if problems := rule_problems(config, can_route=can_route):
+        raise ConfigError("; ".join(problems) + ".")
     rules = _default_rules(can_route, has_language_expert) if config.rules is None else config.rules
-    _check_rules(rules, can_route, has_language_expert)
-    if not all(top_k >= 1 for top_k in config.top_k):
-        raise ConfigError(
-            f"evaluation.top_k={list(config.top_k)} keeps no expert; use numbers from 1 up, or []."
-        )
     ensembles = []
     for rule in dict.fromkeys(rules):
         ensembles.append(Ensemble(_NAMES[rule], rule))
@@ -74,7 +83,8 @@ def check_inputs(
     """Find before any model is loaded what would fail after all of them.
 
     Raises:
-        ConfigError: experts and clusters differ in number, or a language has no expert.
+        ConfigError: experts and clusters differ in number, or "top1_language" is to be measured and a
+            document has no language, or one without an expert.
     """
     if not experts:
         raise ConfigError("the expert set is empty; run `train` first.")
@@ -85,9 +95,12 @@ def check_inputs(
         )
     if not any(ensemble.rule == "top1_language" for ensemble in ensembles):
         return
-    missing = sorted(
-        {str(document.lang) for document in documents if document.lang not in (language_expert or {})}
-    )
+    missing = languages_without_expert(documents, language_expert)
+    if None in missing:
+        raise ConfigError(
+            "evaluation.rules has 'top1_language', but some documents have no language; set corpus.lang_key, "
+            "or leave that rule out."
+        )
     if missing:
         raise ConfigError(
             f"evaluation.rules has 'top1_language', but no expert is known for lang={missing}; "
@@ -106,22 +119,7 @@ def _check_language_experts(language_expert: Mapping[str, int], num_experts: int
 
 
 def _default_rules(can_route: bool, has_language_expert: bool) -> list[str]:
+    if not has_language_expert:
+        logger.info("evaluate: no ensemble by language, for not every document's language has an expert")
     rules = ["clustering"] * can_route + ["top1_language"] * has_language_expert
     return rules or ["uniform"]
-
-
-def _check_rules(rules: Sequence[str], can_route: bool, has_language_expert: bool) -> None:
-    unknown = [rule for rule in rules if rule not in RULES]
-    if unknown or not rules:
-        raise ConfigError(f"evaluation.rules={list(rules)} must be some of {list(RULES)}.")
-    unroutable = [rule for rule in rules if rule in TEXT_RULES]
-    if unroutable and not can_route:
-        raise ConfigError(
-            f"evaluation.rules={unroutable} route by text, which needs clustering.method=tfidf; "
-            "cluster that way, or use 'top1_language', 'bayes' or 'uniform'."
-        )
-    if "top1_language" in rules and not has_language_expert:
-        raise ConfigError(
-            "evaluation.rules='top1_language' needs an expert for each language, and the documents have no "
-            "language; set corpus.lang_key, or leave the rule out."
-        )

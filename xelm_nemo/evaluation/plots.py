@@ -1,12 +1,12 @@
 """Pictures of an evaluation, as PNG files: perplexity bars, languages by cluster, loss curves."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xelm_nemo.errors import ArtifactError
-from xelm_nemo.evaluation.result import EvaluationResult
+from xelm_nemo.evaluation.result import EvaluationResult, Score
+from xelm_nemo.log import read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,7 +53,7 @@ def write_plots(
 
 
 def perplexity_bars(result: EvaluationResult) -> "Figure":
-    """Bars of dense model, headline ensemble and best expert for each language and overall."""
+    """Bars of dense model, headline ensemble and the language's best expert, overall and by language."""
     labels = ["overall", *result.languages]
     series = _bar_series(result)
     figure, axes = _subplots(width=max(6.0, 0.55 * len(labels) + 1.5), height=3.6)
@@ -63,9 +63,12 @@ def perplexity_bars(result: EvaluationResult) -> "Figure":
     for i, (name, colour, values) in enumerate(series):
         left = [centre + (i - (len(series) - 1) / 2) * width for centre in centres]
         axes.bar(left, values, width, label=name, color=colour)
+    _label_changes(axes, centres, series)
     axes.set_xticks(centres, labels)
     axes.set_ylabel("perplexity (lower is better)")
-    axes.set_title(f"Perplexity by language on {result.dataset}")
+    axes.set_title(
+        f"Perplexity by language on {result.dataset}; per cent: {result.headline.name} against dense"
+    )
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
     axes.legend(frameon=False, ncols=len(series), loc="upper center", bbox_to_anchor=(0.5, -0.1))
@@ -107,13 +110,15 @@ def loss_curves(metrics: Mapping[str, Path]) -> "Figure":
         metrics: model -> its metrics.jsonl, lines of {"iteration", "loss"?, "valid_loss"?}.
 
     Raises:
-        ArtifactError: a file is missing, or has a line that is not JSON.
+        ArtifactError: a file is missing.
     """
     figure, axes = _subplots(width=7.0, height=3.8)
     experts = [name for name in metrics if name != "dense"]
     colours = dict(zip(experts, _colours(len(experts)), strict=True))
     for name, path in metrics.items():
-        rows = _read_metrics(path)
+        if not path.is_file():
+            raise ArtifactError(f"{path} is missing; run `train` first.")
+        rows = read_metrics(path)
         colour = colours.get(name, "black")
         style: dict[str, Any] = {"color": colour, "zorder": 2 if name in colours else 3}
         _plot_points(axes, rows, "loss", label=name, linewidth=1.2 if name in colours else 2.0, **style)
@@ -128,9 +133,7 @@ def loss_curves(metrics: Mapping[str, Path]) -> "Figure":
 
 
 def _bar_series(result: EvaluationResult) -> list[tuple[str, str, list[float]]]:
-    experts = result.of_kind("expert")
-    best = [min(model.overall.perplexity for model in experts)]
-    best += [min(model.by_language[lang].perplexity for model in experts) for lang in result.languages]
+    """Name, colour, and the perplexity overall and by language of each kind of bar."""
     rows = [("dense", _GREY, model) for model in result.of_kind("dense")]
     rows.append((result.headline.name, _BLUE, result.headline))
     series = [
@@ -141,24 +144,39 @@ def _bar_series(result: EvaluationResult) -> list[tuple[str, str, list[float]]]:
         )
         for name, colour, model in rows
     ]
-    return [*series, ("best single expert", _ORANGE, best)]
+    experts = result.of_kind("expert")
+    best = [
+        min((model.by_language[lang] for model in experts), key=lambda score: score.nats)
+        for lang in result.languages
+    ]
+    if best:  # overall: each language by the expert that knows it best
+        nats, tokens = sum(score.nats for score in best), sum(score.num_tokens for score in best)
+        overall = Score(nats, tokens, 0).perplexity
+        series.append(
+            ("best expert of the language", _ORANGE, [overall, *(score.perplexity for score in best)])
+        )
+    return series
+
+
+def _label_changes(
+    axes: "Axes", centres: Sequence[float], series: Sequence[tuple[str, str, list[float]]]
+) -> None:
+    """Write above each group by how many per cent the ensemble differs from the dense model."""
+    values = {name: row for name, _, row in series}
+    dense, ours = values.get("dense"), series[1][2] if "dense" in values else None
+    if dense is None or ours is None:
+        return
+    for i, centre in enumerate(centres):
+        top = max(row[i] for _, _, row in series)
+        change = round(100 * (ours[i] / dense[i] - 1))
+        axes.annotate(
+            f"{change:+d} %" if change else "0 %", (centre, top), ha="center", va="bottom", fontsize=8
+        )
 
 
 def _plot_points(axes: "Axes", rows: Sequence[Mapping[str, Any]], key: str, **style: Any) -> None:
     points = [(row["iteration"], row[key]) for row in rows if row.get(key) is not None]
     axes.plot([x for x, _ in points], [y for _, y in points], **style)
-
-
-def _read_metrics(path: Path) -> list[dict[str, Any]]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines if line.strip()]
-    except FileNotFoundError as error:
-        raise ArtifactError(f"{path} is missing; run `train` first.") from error
-    except ValueError as error:
-        raise ArtifactError(
-            f"{path} has a line that is not JSON ({error}); train this model again."
-        ) from error
 
 
 def _colours(count: int) -> list[Any]:

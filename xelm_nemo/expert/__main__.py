@@ -9,10 +9,10 @@ from pathlib import Path
 def main(folder: Path) -> None:
     """Train the job described in the folder, which only one worker at a time may write to."""
     from xelm_nemo import lock, log
-    from xelm_nemo.launch.local import die_with_parent
+    from xelm_nemo.launch.local import die_with_launcher
 
     rank = int(os.environ.get("RANK", 0))
-    die_with_parent()
+    die_with_launcher()
     log.set_up(rank=rank)
     from xelm_nemo.expert.job import TrainJob
     from xelm_nemo.expert.loop import train

@@ -7,12 +7,28 @@ import numpy as np
 import torch
 
 from xelm_nemo import device
+from xelm_nemo.checkpoint.facts import load_facts
+from xelm_nemo.errors import ConfigError
 from xelm_nemo.expert.job import TrainJob
 from xelm_nemo.parallel import Layout
-from xelm_nemo.shards.build import shard_prefix
-from xelm_nemo.shards.dataset import TokenStream
+from xelm_nemo.shards.build import read_vocab_size, shard_prefix
+from xelm_nemo.shards.dataset import TokenStream, has_tokens
 
 Batch = dict[str, torch.Tensor]  # "tokens" and "labels", int64 [B, S]
+
+
+def check_vocabulary(job: TrainJob) -> None:
+    """See that the seed model has weights for every id that the job's tokenizer can give.
+
+    Raises:
+        ConfigError: it has fewer. Fewer ids than weights are fine: some rows are then not trained.
+    """
+    ids, rows = read_vocab_size(Path(job.tokens)), load_facts(Path(job.init)).vocab_size
+    if ids > rows:
+        raise ConfigError(
+            f"tokenizer.path: the tokenizer {job.tokenizer} has {ids} ids, the model {job.init} has weights "
+            f"for {rows}; set tokenizer.path to the tokenizer that this model was trained with."
+        )
 
 
 class Batches:
@@ -21,9 +37,15 @@ class Batches:
     def __init__(self, job: TrainJob, layout: Layout) -> None:
         """Open the job's token shards."""
         self._job, self._layout = job, layout
-        self._train = self._stream("train", seed=job.seed)
-        self._valid = self._stream("valid", seed=None)
+        self._train = TokenStream(self._shards("train"), job.seq_length, seed=job.seed)
+        valid = self._shards("valid")  # all empty when the clusterer puts no validation document here
+        self._valid = TokenStream(valid, job.seq_length, seed=None) if any(map(has_tokens, valid)) else None
         self.micro_batches = job.global_batch_size // (job.micro_batch_size * layout.dp_size)
+
+    @property
+    def can_validate(self) -> bool:
+        """Whether the job's clusters have a validation document."""
+        return self._valid is not None
 
     def train(self, iteration: int) -> Iterator[Batch]:
         """This rank's micro-batches of a training step."""
@@ -31,15 +53,15 @@ class Batches:
         return self._micro_batches(self._train, range(first, first + self._job.global_batch_size))
 
     def valid(self) -> list[Batch]:
-        """This rank's micro-batches of one validation pass."""
+        """This rank's micro-batches of one validation pass, if the job can validate."""
+        assert self._valid is not None
         step = self._job.micro_batch_size * self._layout.dp_size
         blocks = min(self._valid.num_blocks, self._job.eval_sequences)
         rounded = -(-blocks // step) * step  # past the end the stream starts again
         return list(self._micro_batches(self._valid, range(rounded)))
 
-    def _stream(self, split: str, *, seed: int | None) -> TokenStream:
-        prefixes = [shard_prefix(Path(self._job.tokens), cluster, split) for cluster in self._job.clusters]
-        return TokenStream(prefixes, self._job.seq_length, seed=seed)
+    def _shards(self, split: str) -> list[Path]:
+        return [shard_prefix(Path(self._job.tokens), cluster, split) for cluster in self._job.clusters]
 
     def _micro_batches(self, stream: TokenStream, blocks: range) -> Iterator[Batch]:
         size, ranks = self._job.micro_batch_size, self._layout.dp_size

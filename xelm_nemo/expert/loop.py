@@ -10,7 +10,7 @@ from xelm_nemo import parallel
 from xelm_nemo.checkpoint import store
 from xelm_nemo.checkpoint.facts import ModelFacts
 from xelm_nemo.errors import TrainingError
-from xelm_nemo.expert.data import Batches
+from xelm_nemo.expert.data import Batches, check_vocabulary
 from xelm_nemo.expert.job import CHECKPOINTS, TrainJob
 from xelm_nemo.expert.optim import learning_rate, make_optimizer, set_learning_rate, wrap
 from xelm_nemo.expert.screen import Screen
@@ -27,7 +27,8 @@ def train(job: TrainJob) -> None:
     dropout are functions of the iteration, and everything else is in the checkpoint.
 
     Raises:
-        TrainingError: the loss is no longer finite; the last checkpoint stays.
+        ConfigError: the tokenizer has ids that the model has no weights for.
+        TrainingError: the gradient or the loss is no longer finite; the last checkpoint stays.
     """
     sizes = job.parallel
     with parallel.model_parallel(
@@ -46,6 +47,7 @@ class Trainer:
         """Build the model and take up the newest checkpoint."""
         folder = Path(job.folder)
         self.job, self.layout = job, layout
+        check_vocabulary(job)
         self.core = store.load_model(
             Path(job.init), job.parallel, dtype=store.DTYPES[job.dtype], shape=job.shape
         )
@@ -60,15 +62,20 @@ class Trainer:
         """Train to the end and write the finished model."""
         job = self.job
         log.info("%s: from iteration %d to %d", job.name, self.iteration, job.train_iters)
+        if not self.batches.can_validate:
+            log.info("%s: no validation document in its clusters, so it trains without validation", job.name)
         self.model.train()
         while self.iteration < job.train_iters:
             loss, grad_norm = self._step()
-            if self._due(job.log_interval):
+            self._check_finite("gradient norm", grad_norm)
+            logs, saves = self._due(job.log_interval), self._due(job.save_interval)
+            if logs or saves:  # elsewhere the loss stays on its device: to look at it is to wait for it
+                self._check_finite("loss", float(loss))
+            if logs:
                 self._show(loss=float(loss), grad_norm=grad_norm)
-            if self._due(job.eval_interval):
+            if self.batches.can_validate and self._due(job.eval_interval):
                 self._show(valid_loss=float(valid_loss(self.model, self.batches.valid())))
-            if self._due(job.save_interval):
-                self._check_finite(float(loss))
+            if saves:
                 self.checkpoints.save(self.iteration, self.core, self.optimizer)
         self._save_model()
 
@@ -88,12 +95,12 @@ class Trainer:
         if self.screen is not None:
             self.screen.show(self.iteration, values)
 
-    def _check_finite(self, loss: float) -> None:
+    def _check_finite(self, name: str, value: float) -> None:
         optim = self.job.optim
-        if not math.isfinite(loss):
+        if not math.isfinite(value):
             raise TrainingError(
-                f"{self.job.name}: the loss is {loss} at iteration {self.iteration}; the last checkpoint is "
-                f"whole. Lower optim.lr={optim.lr:g} or optim.clip_grad={optim.clip_grad:g}."
+                f"{self.job.name}: the {name} is {value} at iteration {self.iteration}; the last checkpoint "
+                f"is whole. Lower optim.lr={optim.lr:g} or optim.clip_grad={optim.clip_grad:g}."
             )
 
     def _save_model(self) -> None:

@@ -28,7 +28,7 @@ def train_step(
     optimizer.zero_grad()
     loss = _run(model, batches, num_micro_batches, forward_only=False)
     _, grad_norm, _ = optimizer.step()
-    return loss, float(grad_norm or 0.0)
+    return loss, float(grad_norm)
 
 
 def valid_loss(model: Any, batches: list[Batch]) -> torch.Tensor:

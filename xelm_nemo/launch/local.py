@@ -15,8 +15,10 @@ from pathlib import Path
 from xelm_nemo.errors import LaunchError
 
 LOG = "train.log"
+LAUNCHER = "XELM_LAUNCHER_PID"  # tells a worker whose death is its own
 _POLL_SECONDS = 0.2
 _LAST_LINES = 3
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Job:
 class _Running:
     job: Job
     slot: int
+    log_start: int  # the log is appended to: what earlier runs said is not this one's
     ranks: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def exit_code(self) -> int | None:
@@ -69,7 +72,7 @@ def run_jobs(
     Raises:
         LaunchError: names the jobs that failed and the last lines of their logs.
     """
-    waiting, running, failed = list(jobs), list[_Running](), list[Job]()
+    waiting, running, failed = list(jobs), list[_Running](), list[str]()
     try:
         while waiting or running:
             free = sorted(set(range(max_parallel)) - {r.slot for r in running})
@@ -78,7 +81,7 @@ def run_jobs(
             time.sleep(_POLL_SECONDS)
             for one in [one for one in running if one.exit_code() is not None]:
                 if one.exit_code() != 0:
-                    failed.append(one.job)
+                    failed.append(_last_words(one))
                 one.stop()
                 running.remove(one)
             on_tick()
@@ -86,23 +89,34 @@ def run_jobs(
         for one in running:
             one.stop()
     if failed:
-        raise LaunchError("; ".join(_last_words(job) for job in failed))
+        raise LaunchError("; ".join(failed))
 
 
-def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent dies, so that no orphan goes on writing."""
-    if sys.platform == "linux":
-        with suppress(OSError):
-            ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
-        if os.getppid() == 1:  # it died before the call
-            os.kill(os.getpid(), signal.SIGKILL)
+def die_with_launcher() -> None:
+    """Have the kernel kill this process, and those that it forks, when the launcher dies.
+
+    Without it a training run that nobody waits for would go on writing beside the one that took its
+    place. Does nothing in a process that no launcher started, or where there is no such kernel.
+    """
+    launcher = os.environ.get(LAUNCHER)
+    if launcher is None or sys.platform != "linux":
+        return
+    _die_with_parent(int(launcher))
+    os.register_at_fork(after_in_child=lambda: _die_with_parent(os.getppid()))
+
+
+def _die_with_parent(parent: int) -> None:
+    with suppress(OSError):
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the call
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _start(job: Job, slot: int, gpus: int) -> _Running:
     job.folder.mkdir(parents=True, exist_ok=True)
     port = _free_port() if job.num_ranks > 1 else 0
-    running = _Running(job, slot)
     with (job.folder / LOG).open("ab") as log:
+        running = _Running(job, slot, log_start=log.tell())
         for rank in range(job.num_ranks):
             environment = os.environ | _environment(job, slot, rank, port, gpus)
             command = [sys.executable, "-m", job.module, str(job.folder)]
@@ -115,11 +129,14 @@ def _start(job: Job, slot: int, gpus: int) -> _Running:
 def _environment(job: Job, slot: int, rank: int, port: int, gpus: int) -> dict[str, str]:
     """torchrun's variables, the slot's devices, and what Megatron asks of CUDA's queues."""
     variables = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(job.num_ranks)}
-    variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), LAUNCHER: str(os.getpid())}
     variables |= {"CUDA_DEVICE_MAX_CONNECTIONS": "1", "PYTHONWARNINGS": "ignore"}
     if gpus:
-        devices = range(slot * job.num_ranks, (slot + 1) * job.num_ranks)
-        variables["CUDA_VISIBLE_DEVICES"] = ",".join(str(device % gpus) for device in devices)
+        given = os.environ.get("CUDA_VISIBLE_DEVICES")
+        devices = given.split(",") if given else [str(device) for device in range(gpus)]
+        first = slot * job.num_ranks
+        own = [devices[device % gpus] for device in range(first, first + job.num_ranks)]
+        variables["CUDA_VISIBLE_DEVICES"] = ",".join(own)
     return variables
 
 
@@ -129,9 +146,19 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _last_words(job: Job) -> str:
-    log = job.folder / LOG
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+def _last_words(running: _Running) -> str:
+    """Why a job failed: its own error line, or else the end of its log and how it ended."""
+    job, log = running.job, running.job.folder / LOG
+    said = log.read_bytes()[running.log_start :].decode(errors="replace")
+    lines = [line for line in said.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("error: ")]
-    said = errors[-1].removeprefix("error: ") if errors else " | ".join(lines[-_LAST_LINES:])
-    return f"{job.name} failed ({log}): {said}"
+    if errors:
+        return f"{job.name} failed ({log}): {errors[-1].removeprefix('error: ')}"
+    return f"{job.name} {_ending(running.exit_code())} ({log}): {' | '.join(lines[-_LAST_LINES:])}"
+
+
+def _ending(code: int | None) -> str:
+    if code is None or code >= 0:
+        return f"failed with exit code {code}"
+    name = signal.Signals(-code).name
+    return f"was killed by {name}" + (", perhaps for want of memory" if name == "SIGKILL" else "")

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from xelm_nemo.log import read_metrics
 
-_BAR_SECONDS = 0.5
+_LOOK_SECONDS = 0.5
 
 
 @dataclass
@@ -26,14 +26,13 @@ class TrainingProgress:
     """Follows the metrics files of jobs; call `tick` often.
 
     On a terminal each job has a bar with loss, tokens per second and time left. Elsewhere a plain line is
-    printed each time a job has come another tenth of its way.
+    printed for each that its training logs, but no more than one in half a second.
     """
 
     def __init__(self, totals: Mapping[str, tuple[Path, int, int]]) -> None:
         """Take, for each job's name, its metrics file, its iterations and its tokens per iteration."""
         self._totals = totals
         self._seen = {name: _Seen() for name in totals}
-        self._said = dict.fromkeys(totals, 0)
         self._looked = 0.0
         self._console = Console(file=sys.stderr)
         self._bars: dict[str, TaskID] = {}
@@ -66,7 +65,7 @@ class TrainingProgress:
 
     def tick(self) -> None:
         """Read the metrics again if it is time, and show what is new."""
-        if time.monotonic() - self._looked < _BAR_SECONDS:
+        if time.monotonic() - self._looked < _LOOK_SECONDS:
             return
         self._looked = time.monotonic()
         for name in self._totals:
@@ -87,8 +86,7 @@ class TrainingProgress:
         said = f"loss {seen.loss:.3f}, {seen.pace:,.0f} tokens/s, {_minutes(left)} left"
         if self._bars:
             self._progress.update(self._bars[name], completed=seen.iteration, said=said)
-        elif seen.iteration * 10 // total > self._said[name]:
-            self._said[name] = seen.iteration * 10 // total
+        else:
             self._console.print(f"{name} {seen.iteration}/{total}: {said}", highlight=False)
 
 

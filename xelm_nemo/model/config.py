@@ -64,8 +64,10 @@ def shape_problems(shape: ModelConfig) -> list[str]:
         problems.append(
             f"model.num_attention_heads={heads} does not divide model.hidden_size={shape.hidden_size}"
         )
-    if width is not None and width < 1:
-        problems.append(f"model.word_embed_proj_dim={width} must be at least 1, or null for hidden_size")
+    if shape.architecture == "xglm" and shape.hidden_size % 2:
+        problems.append(
+            f"model.hidden_size={shape.hidden_size} must be even; XGLM's positions are two halves"
+        )
     for key, value in {"post_layernorm": shape.post_layernorm, "word_embed_proj_dim": width}.items():
         if value and shape.architecture != "opt":
             problems.append(
@@ -87,6 +89,11 @@ def layout_problems(shape: ModelConfig, layout: ParallelConfig) -> list[str]:
         problems.append(
             f"parallel.tensor_model_parallel_size={tp} does not divide model.num_attention_heads={heads}; "
             f"use one of {fitting}"
+        )
+    if shape.ffn_hidden_size % tp:
+        problems.append(
+            f"parallel.tensor_model_parallel_size={tp} does not divide "
+            f"model.ffn_hidden_size={shape.ffn_hidden_size}"
         )
     if shape.num_layers % pp:
         problems.append(

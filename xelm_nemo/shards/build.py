@@ -8,11 +8,14 @@ import numpy as np
 
 from xelm_nemo.corpus.tokenizer import encode_document
 from xelm_nemo.errors import ArtifactError
+from xelm_nemo.files import read_json, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from xelm_nemo.corpus.jsonl import Document
+
+COUNTS = "counts.json"  # what the shards of a folder hold
 
 
 def shard_prefix(folder: Path, cluster: int, split: str) -> Path:
@@ -59,6 +62,25 @@ def write_token_shards(
     for builder, prefix in zip(builders, prefixes, strict=True):
         builder.finalize(get_idx_path(prefix))
     return counts
+
+
+def write_counts(folder: Path, vocab_size: int, counts: Mapping[str, Sequence[Mapping[str, int]]]) -> None:
+    """Record what the shards hold: the size of their tokenizer, and what each split has in each cluster."""
+    write_json(folder / COUNTS, {"vocab_size": vocab_size, **counts})
+
+
+def read_vocab_size(folder: Path) -> int:
+    """The number of ids of the tokenizer that made the shards.
+
+    Raises:
+        ArtifactError: it is not recorded.
+    """
+    counts = read_json(folder / COUNTS)
+    if "vocab_size" not in counts:
+        raise ArtifactError(
+            f"{folder / COUNTS} has no vocab_size, so another version made it; delete {folder} and run again."
+        )
+    return int(counts["vocab_size"])
 
 
 def token_dtype(vocab_size: int) -> type[np.uint16] | type[np.int32]:

@@ -17,7 +17,7 @@ class TokenStream:
     Every epoch goes through all documents in an order drawn from (seed, epoch); `seed=None` keeps the
     order of the shards. Block i starts at token i * seq_length of the stream, so that consecutive blocks
     share one token and every token is a target once; documents are cut at block borders and nothing is
-    dropped or padded (upstream's packing, without its lost remainder).
+    dropped or padded (upstream's packing, without its lost remainder). Shards may be empty, but not all.
     """
 
     def __init__(self, prefixes: Sequence[Path], seq_length: int, *, seed: int | None) -> None:
@@ -26,14 +26,14 @@ class TokenStream:
         Raises:
             ArtifactError: a shard is missing, or all of them together hold no token.
         """
-        self._shards = [_open(prefix) for prefix in prefixes]
+        self._shards = [_open(prefix) for prefix in prefixes if has_tokens(prefix)]
+        if not self._shards:
+            raise ArtifactError(f"{', '.join(map(str, prefixes))}: no tokens; give this cluster documents.")
         self._seq_length, self._seed = seq_length, seed
         lengths = [np.asarray(shard.sequence_lengths, dtype=np.int64) for shard in self._shards]
         self._lengths = np.concatenate(lengths)
         self._first_document = np.cumsum([0] + [len(length) for length in lengths])
         self.num_tokens = int(self._lengths.sum())
-        if self.num_tokens == 0:
-            raise ArtifactError(f"{', '.join(map(str, prefixes))}: no tokens; give this cluster documents.")
         self._epoch = lru_cache(maxsize=2)(self._draw_epoch)
 
     @property
@@ -70,9 +70,19 @@ class TokenStream:
         return order, ends - self._lengths[order]
 
 
+def has_tokens(prefix: Path) -> bool:
+    """Whether a shard holds any token.
+
+    Raises:
+        ArtifactError: there is no such shard.
+    """
+    paths = [prefix.with_name(prefix.name + suffix) for suffix in (".bin", ".idx")]
+    if not all(path.is_file() for path in paths):
+        raise ArtifactError(f"{prefix}.bin and .idx are missing; run `python -m xelm_nemo.shard` first.")
+    return paths[0].stat().st_size > 0
+
+
 def _open(prefix: Path) -> Any:
     from megatron.core.datasets.indexed_dataset import IndexedDataset
 
-    if not IndexedDataset.exists(str(prefix)):
-        raise ArtifactError(f"{prefix}.bin and .idx are missing; run `python -m xelm_nemo.shard` first.")
-    return IndexedDataset(str(prefix))
+    return IndexedDataset(str(prefix))  # which cannot map an empty .bin into memory

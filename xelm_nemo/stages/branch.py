@@ -10,7 +10,7 @@ from xelm_nemo.artifacts import Recipe
 from xelm_nemo.config.check import check_sizes
 from xelm_nemo.corpus.tokenizer import load_tokenizer
 from xelm_nemo.model.config import ParallelConfig, recorded_settings
-from xelm_nemo.stages.jobs import dtype, seed_job, train_all
+from xelm_nemo.stages.jobs import seed_job, train_all
 from xelm_nemo.stages.run import Run
 from xelm_nemo.stages.stage import Stage
 
@@ -20,8 +20,9 @@ log = logging.getLogger(__name__)
 def _init_recipe(run: Run) -> Recipe:
     seed_model = run.config.seed_model
     if seed_model.source == "random":
-        shape = recorded_settings(run.config.model)
-        return Recipe("model", {"shape": shape, "seed": seed_model.seed}, {"tokenizer": run.tokenizer})
+        shape, dtype = recorded_settings(run.config.model), run.config.precision.params_dtype
+        settings = {"shape": shape, "seed": seed_model.seed, "dtype": dtype}
+        return Recipe("model", settings, {"tokenizer": run.tokenizer})
     source = Path(str(seed_model.path))
     return Recipe("model", {"path": str(source)}, {"source": source} if source.is_dir() else {})
 
@@ -49,8 +50,8 @@ def _import(run: Run, folder: Path, recipe: Recipe) -> None:
     from xelm_nemo.checkpoint.hf import import_hf
 
     import_hf(str(run.config.seed_model.path), folder, recipe)
-    check_sizes(run.settled)
-    wanted, found = (dataclasses.asdict(config.model) for config in (run.config, run.settled))
+    check_sizes(run.sized)
+    wanted, found = (dataclasses.asdict(config.model) for config in (run.config, run.sized))
     ignored = [f"model.{key}={value!r}" for key, value in wanted.items() if found[key] != value]
     if ignored:
         log.warning("branch: %s is not of the seed model, whose own sizes count", ", ".join(ignored))
@@ -63,12 +64,11 @@ def _initialise(run: Run, folder: Path, recipe: Recipe) -> None:
     from xelm_nemo.checkpoint.facts import ModelFacts
     from xelm_nemo.model.gpt import build_model
 
-    vocab_size = len(load_tokenizer(run.tokenizer))
-    with parallel.model_parallel(seed=run.config.seed_model.seed):
-        model = build_model(
-            run.config.model, ParallelConfig(), vocab_size=vocab_size, dtype=store.DTYPES[dtype(run)]
-        )
-        facts = ModelFacts(run.config.model, vocab_size, dtype(run), str(run.tokenizer), name="seed_model")
+    vocab_size, dtype = len(load_tokenizer(run.tokenizer)), run.config.precision.params_dtype
+    with parallel.model_parallel(seed=run.config.seed_model.seed, alone=True):
+        shape = run.config.model
+        model = build_model(shape, ParallelConfig(), vocab_size=vocab_size, dtype=store.DTYPES[dtype])
+        facts = ModelFacts(shape, vocab_size, dtype, str(run.tokenizer), name="seed_model")
         store.save_model(folder, model, facts, recipe)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.clustering.assign import write_assignment
 from xelm_nemo.clustering.clusterer import Clusterer, fit_clusterer
-from xelm_nemo.clustering.report import cluster_report, report_markdown
+from xelm_nemo.clustering.report import NO_LANGUAGE, cluster_report, report_markdown
 from xelm_nemo.files import read_json, write_atomic, write_json
 from xelm_nemo.stages.run import Run
 from xelm_nemo.stages.stage import Product, stage_of
@@ -18,11 +18,14 @@ REPORT_JSON, REPORT_MD = "report.json", "report.md"
 
 
 def language_experts(run: Run) -> dict[str, int]:
-    """For each language the cluster with most of its training documents, the lower of two equal ones."""
+    """For each language the cluster with most of its training documents, the lower of two equal ones.
+
+    Documents without a language count for none.
+    """
     most: dict[str, tuple[int, int]] = {}
     for row in read_json(run.clusters / REPORT_JSON)["clusters"]:
         for lang, count in row["languages"].items():
-            if count > most.get(lang, (0, 0))[0]:
+            if lang != NO_LANGUAGE and count > most.get(lang, (0, 0))[0]:
                 most[lang] = (count, row["cluster"])
     return {lang: cluster for lang, (_, cluster) in most.items()}
 
@@ -61,5 +64,5 @@ CLUSTER = stage_of(
     "cluster",
     Product(lambda run: run.clusterer, _clusterer_recipe, _fit),
     Product(lambda run: run.clusters, _clusters_recipe, _assign),
-    report=_show,
+    finish=_show,
 )

@@ -13,6 +13,7 @@ from xelm_nemo.evaluation.result import EvaluationResult, read_result, write_res
 from xelm_nemo.files import read_json
 from xelm_nemo.log import METRICS
 from xelm_nemo.stages.cluster import REPORT_JSON, language_experts
+from xelm_nemo.stages.jobs import finished_models
 from xelm_nemo.stages.run import Run
 from xelm_nemo.stages.stage import Product, stage_of
 
@@ -25,10 +26,10 @@ def _recipe(run: Run) -> Recipe:
         "evaluation": dataclasses.asdict(config.evaluation),
         "router": dataclasses.asdict(config.router),
     }
-    settings |= {"split": config.corpus.test_split, "seq_length": run.settled.seq_length}
+    settings |= {"split": config.corpus.test_split, "seq_length": run.sized.seq_length}
     settings |= run.corpus_keys()
     inputs = {"clusterer": run.clusterer, "clusters": run.clusters, "test": run.split("test")}
-    return Recipe("evaluation", settings, inputs | run.models())
+    return Recipe("evaluation", settings, inputs | finished_models(run))
 
 
 def _evaluate(run: Run, folder: Path) -> None:
@@ -36,7 +37,7 @@ def _evaluate(run: Run, folder: Path) -> None:
     from xelm_nemo.evaluation.report import write_report
 
     result = _score(run)
-    models = run.models()
+    models = finished_models(run)
     mixes = {row["cluster"]: row["languages"] for row in read_json(run.clusters / REPORT_JSON)["clusters"]}
     languages = {lang for mix in mixes.values() for lang in mix}
     counts = {lang: {k: mix[lang] for k, mix in mixes.items() if lang in mix} for lang in sorted(languages)}
@@ -64,14 +65,14 @@ def _score(run: Run) -> EvaluationResult:
         HeldOutDocument(document.text, document.lang, cluster)
         for document, cluster in zip(documents, clusterer.assign(documents), strict=True)
     ]
-    folders = run.models()
+    folders = finished_models(run)
     sources = [
         ModelSource(name, artifacts.check(folder, "model")["digest"], partial(load, folder))
         for name, folder in folders.items()
     ]
     experts = run.config.clustering.num_clusters
     tokenizer = load_tokenizer(run.tokenizer)
-    with parallel.model_parallel(threads=device.cores()):
+    with parallel.model_parallel(threads=device.cores(), alone=True):
         return evaluate_ensemble(
             held_out,
             dataset=f"{run.config.name}/{run.config.corpus.test_split}",
@@ -80,8 +81,8 @@ def _score(run: Run) -> EvaluationResult:
             tokenizer=tokenizer,
             encode=partial(encode_document, tokenizer),
             clusterer=clusterer,
-            language_expert=language_experts(run),
-            seq_length=run.settled.seq_length,
+            language_expert=language_experts(run) or None,
+            seq_length=run.sized.seq_length,
             router=run.config.router,
             config=run.config.evaluation,
             folder=run.folder / "log_probs",
@@ -96,4 +97,4 @@ def _show(run: Run) -> None:
     print_report(read_result(run.evaluation / RESULT))
 
 
-EVALUATE = stage_of("evaluate", Product(lambda run: run.evaluation, _recipe, _evaluate), report=_show)
+EVALUATE = stage_of("evaluate", Product(lambda run: run.evaluation, _recipe, _evaluate), finish=_show)

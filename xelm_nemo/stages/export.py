@@ -3,14 +3,18 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from xelm_nemo import artifacts
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.config.schema import ExportConfig
 from xelm_nemo.errors import ArtifactError, ConfigError
 from xelm_nemo.expert.job import MODEL
+from xelm_nemo.files import read_json
+from xelm_nemo.stages.jobs import finished_models
 from xelm_nemo.stages.run import Run
 from xelm_nemo.stages.stage import Stage
+from xelm_nemo.stages.train import SET
 
 log = logging.getLogger(__name__)
 
@@ -19,15 +23,20 @@ def export_source(config: ExportConfig) -> None:
     """Export one model into `output`, or each model of a folder into `output/<name>`.
 
     Raises:
-        ConfigError: the format is not known.
-        ArtifactError: there is no model, or no tokenizer for it.
+        ConfigError: the format is not known, or the output would replace the source.
+        ArtifactError: there is no model, or no tokenizer for it, or the output holds other files.
     """
     if config.format != "hf":
         raise ConfigError(f"format={config.format!r} is not known; use 'hf'.")
-    source, output = Path(config.source), Path(config.output)
+    source, output = Path(config.source).resolve(), Path(config.output).resolve()
+    if source.is_relative_to(output) or output.is_relative_to(source):
+        raise ConfigError(
+            f"output={config.output!r} and source={config.source!r} overlap; give another output."
+        )
     for name, model in _find_models(source).items():
         folder = output / name if name else output
-        _export(model, Path(config.tokenizer) if config.tokenizer else _find_tokenizer(model), folder)
+        tokenizer = Path(config.tokenizer) if config.tokenizer else _find_tokenizer(model)
+        _export(folder, _recipe(model, tokenizer))
         log.info("export: %s -> %s", model, folder)
 
 
@@ -49,32 +58,45 @@ def _find_tokenizer(model: Path) -> Path:
     """The tokenizer of the run that the model lies in, else the one that it was trained with."""
     from xelm_nemo.checkpoint.facts import load_facts
 
-    beside = [parent / "tokenizer" for parent in model.resolve().parents]
+    beside = [parent / "tokenizer" for parent in model.parents]
     return next((folder for folder in beside if folder.is_dir()), Path(load_facts(model).tokenizer))
 
 
-def _export(model: Path, tokenizer: Path, folder: Path) -> None:
+def _recipe(model: Path, tokenizer: Path) -> Recipe:
+    return Recipe("export", {"format": "hf"}, {"model": model, "tokenizer": tokenizer})
+
+
+def _export(folder: Path, recipe: Recipe) -> None:
+    """Make one folder, from weights whose bytes are those that were written."""
     from xelm_nemo.checkpoint.hf import export_hf
 
-    export_hf(model, folder, tokenizer=tokenizer)
+    model, tokenizer = recipe.inputs["model"], recipe.inputs["tokenizer"]
+    artifacts.verify(model)
+    with artifacts.build(folder, recipe) as part:
+        export_hf(model, part, tokenizer=tokenizer, card=_card_rows(model))
+
+
+def _card_rows(model: Path) -> dict[str, Any]:
+    """What the expert set that a model belongs to says of it."""
+    path = model.parents[1] / SET
+    experts = read_json(path)["experts"] if path.is_file() else []
+    mine: dict[str, Any] = next((expert for expert in experts if expert["name"] == model.parent.name), {})
+    return {key: mine[key] for key in ("cluster", "languages", "documents") if key in mine}
 
 
 def _recipes(run: Run) -> Mapping[Path, Recipe]:
-    return {
-        run.export / name: Recipe("export", {"format": "hf"}, {"model": model, "tokenizer": run.tokenizer})
-        for name, model in run.models().items()
-    }
+    models = finished_models(run)
+    return {run.export / name: _recipe(model, run.tokenizer) for name, model in models.items()}
 
 
 def _make(run: Run) -> None:
     for folder, recipe in _recipes(run).items():
         if not artifacts.is_current(folder, recipe):
-            with artifacts.build(folder, recipe) as part:
-                _export(recipe.inputs["model"], recipe.inputs["tokenizer"], part)
+            _export(folder, recipe)
 
 
 def _show(run: Run) -> None:
-    log.info("export: %s", ", ".join(str(run.export / name) for name in run.models()))
+    log.info("export: %s", ", ".join(str(folder) for folder in _recipes(run)))
 
 
 EXPORT = Stage("export", _recipes, _make, _show)

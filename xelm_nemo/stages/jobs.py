@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from xelm_nemo import artifacts, device
+from xelm_nemo.errors import ArtifactError, ConfigError
 from xelm_nemo.expert.config import OptimConfig
 from xelm_nemo.expert.job import CHECKPOINTS, TrainJob
 from xelm_nemo.files import fingerprint, read_json, remove, write_json
@@ -49,7 +50,7 @@ def dense_job(run: Run) -> TrainJob:
 
 def expert_job(run: Run, cluster: int) -> TrainJob:
     """The expert of one cluster."""
-    config, training = run.settled, run.config.training
+    config, training = run.sized, run.config.training
     return TrainJob(
         name=f"expert{cluster}",
         folder=str(run.experts / f"expert{cluster}"),
@@ -60,7 +61,7 @@ def expert_job(run: Run, cluster: int) -> TrainJob:
         shape=config.model,
         parallel=config.parallel,
         optim=config.optim,
-        dtype=dtype(run),
+        dtype=run.config.precision.params_dtype,
         train_iters=training.train_iters,
         global_batch_size=config.expert_batch_size,
         micro_batch_size=training.micro_batch_size,
@@ -80,6 +81,23 @@ def round_jobs(run: Run) -> list[TrainJob]:
     return [dense_job(run), *experts] if run.config.dense.enabled else experts
 
 
+def finished_models(run: Run) -> dict[str, Path]:
+    """The model folders of the experts in cluster order, then of the dense baseline, by name.
+
+    Raises:
+        ArtifactError: one of them is missing, or was made from other clusters, tokens or settings.
+    """
+    jobs = [expert_job(run, cluster) for cluster in range(run.config.clustering.num_clusters)]
+    jobs += [dense_job(run)] if run.config.dense.enabled else []
+    missing = [job.name for job in jobs if not artifacts.is_current(job.model_folder, job.recipe())]
+    if missing:
+        raise ArtifactError(
+            f"{run.experts} has no up-to-date {', '.join(missing)}; run `python -m xelm_nemo.train` with "
+            "training.train_clusters=null first."
+        )
+    return {job.name: job.model_folder for job in jobs}
+
+
 def train_all(run: Run, jobs: list[TrainJob]) -> None:
     """Train the jobs whose model is missing or stale, with progress on the screen."""
     todo = [job for job in jobs if not artifacts.is_current(job.model_folder, job.recipe())]
@@ -95,14 +113,17 @@ def train_all(run: Run, jobs: list[TrainJob]) -> None:
 
 
 def parallel_jobs(run: Run) -> int:
-    """How many models train at once: what the devices hold, unless launch.max_parallel says otherwise."""
-    return run.config.launch.max_parallel or max(1, (device.count() or device.cores()) // _ranks(run))
+    """How many models train at once: what the devices hold, unless launch.max_parallel says otherwise.
 
-
-def dtype(run: Run) -> str:
-    """The number format of training, "auto" decided."""
-    chosen = run.config.precision.params_dtype
-    return ("bf16" if device.has_cuda() else "fp32") if chosen == "auto" else chosen
+    Raises:
+        ConfigError: one model needs more GPUs than there are.
+    """
+    ranks, gpus = _ranks(run), device.count()
+    if gpus and ranks > gpus:
+        raise ConfigError(
+            f"parallel.*: one model takes {ranks} GPUs and this machine has {gpus}; lower its sizes."
+        )
+    return run.config.launch.max_parallel or max(1, (gpus or device.cores()) // ranks)
 
 
 def _ranks(run: Run) -> int:

@@ -5,22 +5,21 @@ from collections.abc import Sequence
 
 from xelm_nemo import lock, log
 from xelm_nemo.config.check import check_sizes
-from xelm_nemo.config.compose import compose
+from xelm_nemo.config.compose import compose, help_text
 from xelm_nemo.config.schema import RunConfig
 from xelm_nemo.stages.branch import BRANCH
 from xelm_nemo.stages.cluster import CLUSTER
 from xelm_nemo.stages.evaluate import EVALUATE
 from xelm_nemo.stages.export import EXPORT
-from xelm_nemo.stages.plan import check_places, show_help, show_plan
+from xelm_nemo.stages.plan import check_places, show_help, show_plan, wants_help
 from xelm_nemo.stages.prepare import PREPARE
-from xelm_nemo.stages.run import Run
+from xelm_nemo.stages.run import Run, settled
 from xelm_nemo.stages.shard import SHARD
 from xelm_nemo.stages.stage import Stage
 from xelm_nemo.stages.train import TRAIN
 
 logger = logging.getLogger(__name__)
 
-HELP = {"-h", "--help"}
 BEFORE = (PREPARE, CLUSTER, SHARD, BRANCH, TRAIN)
 AFTER = (EVALUATE, EXPORT)
 
@@ -37,15 +36,16 @@ def stages_of(verb: str, config: RunConfig) -> list[Stage]:
 def main(verb: str, arguments: Sequence[str]) -> None:
     """Run a verb: compose the configuration, then make what is missing or stale up to and with this stage."""
     log.set_up()
-    if HELP.intersection(arguments):
-        return show_help(verb)
-    config = compose(arguments)
+    if wants_help(arguments):
+        return show_help(help_text(verb))
+    config = settled(compose(arguments))
     run = Run(config)
     stages = stages_of(verb, config)
-    check_sizes(run.settled)
+    if not config.dry_run:
+        check_places(run, stages)
+    check_sizes(run.sized)
     if config.dry_run:
         return show_plan(run, stages)
-    check_places(run)
     with lock.hold(run.folder):
         run.claim()
         for stage in stages:
@@ -54,4 +54,4 @@ def main(verb: str, arguments: Sequence[str]) -> None:
             else:
                 logger.info("%s: started", stage.name)
                 stage.make(run)
-            stage.report(run)
+            stage.finish(run)

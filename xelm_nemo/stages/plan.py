@@ -1,45 +1,43 @@
 """Before a run: whether what it reads is there, and what it would do."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from xelm_nemo.config.compose import help_text, to_yaml
-from xelm_nemo.errors import ConfigError
-from xelm_nemo.stages.jobs import round_jobs
+from xelm_nemo.checkpoint.architectures import read_shape
+from xelm_nemo.config.compose import to_yaml
+from xelm_nemo.config.values import FINISHING_STAGES
+from xelm_nemo.errors import ArtifactError, CheckpointError, ConfigError, CorpusError
+from xelm_nemo.stages.jobs import expert_job, round_jobs, seed_job
 from xelm_nemo.stages.run import Run
 from xelm_nemo.stages.stage import Stage
 
+_HELP = {"-h", "--help"}
 _LISTED_CLUSTERS = 4
+_TOKENIZER_FILES = ("tokenizer*.json", "*.model", "vocab*")
 
 
-def show_help(verb: str) -> None:
-    """Print how to call the verb."""
-    Console().print(help_text(verb), markup=False, highlight=False, soft_wrap=True)
+def wants_help(arguments: Sequence[str]) -> bool:
+    """Whether a command is asked how to call it."""
+    return not _HELP.isdisjoint(arguments)
 
 
-def check_places(run: Run) -> None:
-    """See that what the run reads is there, before anything is written.
+def show_help(text: str) -> None:
+    """Print how to call a command."""
+    Console().print(text.strip(), markup=False, highlight=False, soft_wrap=True)
+
+
+def check_places(run: Run, stages: Sequence[Stage]) -> None:
+    """See that what the stages read is there, before anything is written.
 
     Raises:
-        ConfigError: one line with every missing path and how to set it.
+        ConfigError: one line with every place that cannot be read and how to set it.
     """
-    config, problems = run.config, []
-    splits = ("train", "valid", "test") if "evaluate" in config.finish_with else ("train", "valid")
-    missing = [str(run.split(split)) for split in splits if not run.split(split).is_dir()]
-    if config.corpus.path and missing:
-        problems.append(
-            f"corpus.path={config.corpus.path!r} has no {' and no '.join(missing)}: set corpus.path=DIR to a "
-            "folder of {train,valid}/<shard>/*.jsonl, or corpus=udhr to try the shipped text"
-        )
-    for key, path in {
-        "seed_model.path": config.seed_model.path,
-        "tokenizer.path": config.tokenizer.path,
-    }.items():
-        if path is not None and not Path(path).is_dir() and (problems or not _may_be_hub_id(path)):
-            problems.append(f"{key}={path!r} is no folder here: set it to a Hugging Face folder or a hub id")
+    names = {stage.name for stage in stages}
+    problems = [*_corpus(run, names), *_experts(run, names)]
+    problems += _sources(run, names, doubt=bool(problems))
     if problems:
         raise ConfigError("; ".join(problems) + ".")
 
@@ -54,7 +52,8 @@ def show_plan(run: Run, stages: Sequence[Stage]) -> None:
         table.add_row(stage.name, "up to date" if stage.is_current(run) else "to do")
     console.print(table)
     models = Table("model", "clusters", "iterations", "sequences a step", "tokens", "learning rate")
-    for job in round_jobs(run):
+    seed = [seed_job(run)] if run.config.seed_model.train_iters else []
+    for job in [*seed, *round_jobs(run)]:
         few = len(job.clusters) < _LISTED_CLUSTERS
         models.add_row(
             job.name,
@@ -65,6 +64,84 @@ def show_plan(run: Run, stages: Sequence[Stage]) -> None:
             f"{job.optim.lr:g}",
         )
     console.print(models)
+
+
+def _corpus(run: Run, stages: Collection[str]) -> list[str]:
+    """The splits of a user's corpus, each read up to its first document."""
+    path = run.config.corpus.path
+    if path is None:
+        return []
+    splits = ("train", "valid", "test") if "evaluate" in stages else ("train", "valid")
+    missing = [str(run.split(split)) for split in splits if not run.split(split).is_dir()]
+    if missing:
+        return [
+            f"corpus.path={path!r} has no {' and no '.join(missing)}: set corpus.path=DIR to a "
+            f"folder of {{{','.join(splits)}}}/<shard>/*.jsonl, or corpus=udhr to try the shipped text"
+        ]
+    return [problem for split in splits if (problem := _unreadable(run, split))]
+
+
+def _unreadable(run: Run, split: str) -> str | None:
+    try:
+        first = next(run.documents(split), None)
+    except CorpusError as error:
+        return str(error).removesuffix(".")
+    return None if first else f"{run.split(split)} holds no document; put lines into its .jsonl files"
+
+
+def _experts(run: Run, stages: Collection[str]) -> list[str]:
+    """Experts that a stage after training needs and nobody trains."""
+    after = [stage for stage in FINISHING_STAGES if stage in stages]
+    clusters = set(range(run.config.clustering.num_clusters)) - set(run.config.train_clusters)
+    missing = [k for k in sorted(clusters) if not expert_job(run, k).model_folder.is_dir()]
+    if not after or not missing:
+        return []
+    return [
+        f"training.train_clusters={run.config.train_clusters} leaves out experts {missing}, which are not "
+        f"finished and which {' and '.join(after)} need: set training.train_clusters=null, or train with "
+        "finish_with=[] for now"
+    ]
+
+
+def _sources(run: Run, stages: Collection[str], *, doubt: bool) -> list[str]:
+    """The Hugging Face folders of seed model and tokenizer; a possible hub id is a problem only in doubt."""
+    config = run.config
+    seed = config.seed_model.path if config.seed_model.source == "hf" else None
+    own = config.tokenizer.path
+    reads = [("branch", "seed_model.path", seed, _model_problem)]
+    reads += [("shard", "tokenizer.path" if own else "seed_model.path", own or seed, _tokenizer_problem)]
+    problems = [
+        _source_problem(key, path, inspect, doubt)
+        for stage, key, path, inspect in reads
+        if stage in stages and path is not None
+    ]
+    return [problem for problem in dict.fromkeys(problems) if problem]
+
+
+def _source_problem(
+    key: str, path: str, inspect: Callable[[str, Path], str | None], doubt: bool
+) -> str | None:
+    if Path(path).is_dir():
+        return inspect(key, Path(path))
+    if Path(path).exists() or doubt or not _may_be_hub_id(path):
+        return f"{key}={path!r} is no folder here: set it to a Hugging Face folder or a hub id"
+    return None
+
+
+def _model_problem(key: str, folder: Path) -> str | None:
+    try:
+        read_shape(folder)
+    except CheckpointError as error:
+        return str(error).removesuffix(".")
+    except ArtifactError:
+        return f"{key}={str(folder)!r} has no config.json that can be read: set it to the folder of a model"
+    return None
+
+
+def _tokenizer_problem(key: str, folder: Path) -> str | None:
+    has_tokenizer = any(path for pattern in _TOKENIZER_FILES for path in folder.glob(pattern))
+    said = f"{key}={str(folder)!r} has no tokenizer: set tokenizer.path=DIR to a folder that has one"
+    return None if has_tokenizer else said
 
 
 def _may_be_hub_id(path: str) -> bool:

@@ -5,14 +5,17 @@ import functools
 from collections.abc import Iterator
 from pathlib import Path
 
+from xelm_nemo import device
 from xelm_nemo.checkpoint.architectures import read_shape
 from xelm_nemo.checkpoint.facts import FACTS, load_facts
 from xelm_nemo.config.compose import from_yaml, to_yaml
 from xelm_nemo.config.schema import RunConfig, differing_keys
 from xelm_nemo.corpus.jsonl import Document, read_documents
-from xelm_nemo.errors import ArtifactError, RunFolderError
+from xelm_nemo.errors import RunFolderError
 from xelm_nemo.expert.job import MODEL
-from xelm_nemo.files import write_atomic
+from xelm_nemo.files import write_atomic, write_json
+from xelm_nemo.model.config import PrecisionConfig
+from xelm_nemo.stages.record import RECORD, environment
 
 CONFIG = "config.yaml"
 _SHOWN_DIFFERENCES = 4
@@ -30,7 +33,7 @@ class Run:
         return self.config.folder
 
     @property
-    def settled(self) -> RunConfig:
+    def sized(self) -> RunConfig:
         """The configuration with the sizes that the models have: an imported seed model brings its own.
 
         Its dropout is the configuration's. The sizes of a hub's model are known once it is imported; until
@@ -59,11 +62,15 @@ class Run:
 
     def split(self, split: str) -> Path:
         """The folder of the "train", "valid" or "test" split, whatever the corpus calls it."""
-        return self.corpus / str(getattr(self.config.corpus, f"{split}_split"))
+        return self.corpus / self.split_name(split)
+
+    def split_name(self, split: str) -> str:
+        """What the corpus calls the "train", "valid" or "test" split; a path such as "valid/c4" will do."""
+        return str(getattr(self.config.corpus, f"{split}_split"))
 
     def documents(self, split: str) -> Iterator[Document]:
         """The documents of the "train", "valid" or "test" split."""
-        return read_documents(self.corpus, self.split(split).name, **self.corpus_keys())
+        return read_documents(self.corpus, self.split_name(split), **self.corpus_keys())
 
     def corpus_keys(self) -> dict[str, str]:
         """Under which keys of a line the text and the language are."""
@@ -119,28 +126,12 @@ class Run:
         """Exported models, one folder each."""
         return self.folder / "export"
 
-    def models(self) -> dict[str, Path]:
-        """The finished models by name: the experts in cluster order, then the dense baseline.
-
-        Raises:
-            ArtifactError: one of them is missing.
-        """
-        names = [f"expert{k}" for k in range(self.config.clustering.num_clusters)]
-        names += ["dense"] if self.config.dense.enabled else []
-        folders = {name: self.experts / name / MODEL for name in names}
-        missing = [name for name, folder in folders.items() if not folder.is_dir()]
-        if missing:
-            raise ArtifactError(
-                f"{self.experts} has no finished {', '.join(missing)}; run `python -m xelm_nemo.train` with "
-                "training.train_clusters=null first."
-            )
-        return folders
-
     def claim(self) -> None:
         """Write the configuration into a new run folder, or see that it is the one that is there.
 
         Raises:
-            RunFolderError: another configuration made the folder; names the keys that differ.
+            RunFolderError: another configuration made the folder (names the keys that differ), or the
+                folder holds files that no run wrote.
         """
         path = self.folder / CONFIG
         if path.is_file():
@@ -148,7 +139,13 @@ class Run:
             keys = differing_keys(self.config, theirs)
             if keys:
                 raise RunFolderError(self._conflict(keys, theirs))
+        elif any(not file.name.startswith(".") for file in self.folder.iterdir()):
+            raise RunFolderError(
+                f"{self.folder} holds files but no {CONFIG}, so it is no run folder; "
+                "set output=DIR to a new folder."
+            )
         write_atomic(path, to_yaml(self.config))
+        write_json(self.folder / RECORD, environment(), only_if_changed=True)
 
     def _conflict(self, keys: list[str], theirs: RunConfig) -> str:
         said = [f"{key} is {_at(theirs, key)!r} there and {_at(self.config, key)!r} here" for key in keys]
@@ -157,6 +154,16 @@ class Run:
         return (
             f"{self.folder} belongs to another configuration: {differences}. Set output=DIR to a new folder."
         )
+
+
+def settled(config: RunConfig) -> RunConfig:
+    """The configuration with `precision.params_dtype=auto` decided: as the run began, else by the device."""
+    if config.precision.params_dtype != "auto":
+        return config
+    recorded = config.folder / CONFIG
+    chosen = from_yaml(recorded).precision.params_dtype if recorded.is_file() else None
+    precision = PrecisionConfig(chosen or ("bf16" if device.has_cuda() else "fp32"))
+    return dataclasses.replace(config, precision=precision)
 
 
 def _at(config: RunConfig, key: str) -> object:

@@ -8,14 +8,11 @@ from xelm_nemo.artifacts import Recipe
 from xelm_nemo.clustering.assign import read_assignment
 from xelm_nemo.corpus.tokenizer import load_tokenizer, train_tokenizer
 from xelm_nemo.errors import ConfigError
-from xelm_nemo.files import write_json
-from xelm_nemo.shards.build import total, write_token_shards
+from xelm_nemo.shards.build import total, write_counts, write_token_shards
 from xelm_nemo.stages.run import Run
 from xelm_nemo.stages.stage import Product, stage_of
 
 log = logging.getLogger(__name__)
-
-COUNTS = "counts.json"  # for each split and cluster, documents and tokens
 
 
 def _tokenizer_source(run: Run) -> str | None:
@@ -51,7 +48,7 @@ def _make_tokens(run: Run, folder: Path) -> None:
     tokenizer, clusters = load_tokenizer(run.tokenizer), run.config.clustering.num_clusters
     counts = {}
     for split in ("train", "valid"):
-        cluster_of = read_assignment(run.clusters, run.split(split).name, num_clusters=clusters)
+        cluster_of = read_assignment(run.clusters, run.split_name(split), num_clusters=clusters)
         counts[split] = write_token_shards(
             run.documents(split), cluster_of, tokenizer, num_clusters=clusters, split=split, folder=folder
         )
@@ -63,7 +60,7 @@ def _make_tokens(run: Run, folder: Path) -> None:
             f"clustering.num_clusters={clusters} leaves clusters {empty} without a training document; "
             "lower it or cluster another way."
         )
-    write_json(folder / COUNTS, counts)
+    write_counts(folder, len(tokenizer), counts)
 
 
 SHARD = stage_of(

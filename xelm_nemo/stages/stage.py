@@ -18,13 +18,13 @@ class Stage:
         name: the verb.
         recipes: the artifacts that it makes, and what each is made from.
         make: makes those that are missing or stale.
-        report: shows what there is, whether made now or earlier.
+        finish: shows or records what there is, whether made now or earlier.
     """
 
     name: str
     recipes: Callable[[Run], Mapping[Path, Recipe]]
     make: Callable[[Run], None]
-    report: Callable[[Run], None] = lambda run: None
+    finish: Callable[[Run], None] = lambda run: None
 
     def is_current(self, run: Run) -> bool:
         """Whether everything that the stage makes is whole and up to date."""
@@ -56,7 +56,7 @@ class Product:
                 self.fill(run, part)
 
 
-def stage_of(name: str, *products: Product, report: Callable[[Run], None] = lambda run: None) -> Stage:
+def stage_of(name: str, *products: Product, finish: Callable[[Run], None] = lambda run: None) -> Stage:
     """A stage that makes its products one after the other; each may be made from those before it."""
 
     def recipes(run: Run) -> Mapping[Path, Recipe]:
@@ -66,4 +66,4 @@ def stage_of(name: str, *products: Product, report: Callable[[Run], None] = lamb
         for product in products:
             product.make(run)
 
-    return Stage(name, recipes, make, report)
+    return Stage(name, recipes, make, finish)

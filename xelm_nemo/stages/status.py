@@ -6,12 +6,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from xelm_nemo import lock
+from xelm_nemo import artifacts, lock
 from xelm_nemo.config.compose import from_yaml
-from xelm_nemo.errors import RunFolderError
+from xelm_nemo.errors import ArtifactError, RunFolderError
 from xelm_nemo.expert.job import CHECKPOINTS, TrainJob
 from xelm_nemo.log import METRICS, read_metrics
-from xelm_nemo.stages.jobs import round_jobs, seed_job
+from xelm_nemo.stages.jobs import dense_job, expert_job, seed_job
 from xelm_nemo.stages.run import CONFIG, Run
 
 _HEADINGS = ("model", "state", "step", "loss", "valid loss", "tokens/s", "last checkpoint")
@@ -30,7 +30,9 @@ def show_status(folder: Path) -> None:
     table = Table(title=f"{folder}: {'running' if lock.is_held(folder) else 'not running'}")
     for heading in _HEADINGS:
         table.add_column(heading, justify="left" if heading in ("model", "state") else "right")
-    for job in [*jobs, *round_jobs(run)]:
+    jobs += [dense_job(run)] if run.config.dense.enabled else []
+    jobs += [expert_job(run, cluster) for cluster in range(run.config.clustering.num_clusters)]
+    for job in jobs:
         table.add_row(*_row(job))
     Console().print(table)
 
@@ -48,11 +50,18 @@ _SHOWN = {"loss": ".3f", "valid_loss": ".3f", "tokens_per_second": ",.0f"}
 
 
 def _state(job: TrainJob, *, started: bool) -> str:
-    if job.model_folder.is_dir():
-        return "finished"
     if lock.is_held(Path(job.folder)):
         return "running"
+    if job.model_folder.is_dir():
+        return "finished" if _is_current(job) else "out of date"
     return "stopped" if started else "waiting"
+
+
+def _is_current(job: TrainJob) -> bool:
+    try:
+        return artifacts.is_current(job.model_folder, job.recipe())
+    except ArtifactError:  # what it was made from is being made again
+        return False
 
 
 def _age(checkpoints: Path) -> str:

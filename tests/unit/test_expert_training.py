@@ -1,0 +1,122 @@
+"""Training one model on shards that lack something, with a tokenizer too large, and past a number's end."""
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.helpers.megatron_cpu import VOCAB_SIZE, Workshop, losses
+from xelm_nemo.errors import ConfigError, TrainingError
+from xelm_nemo.expert import loop
+from xelm_nemo.expert.config import OptimConfig
+from xelm_nemo.expert.job import TrainJob
+from xelm_nemo.model.config import ModelConfig
+from xelm_nemo.shards.build import shard_prefix, write_counts
+
+ROOT = Path(__file__).resolve().parents[2]
+SHAPE = ModelConfig(
+    num_layers=1, hidden_size=16, ffn_hidden_size=32, num_attention_heads=2, max_position_embeddings=32
+)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    workshop = Workshop(tmp_path_factory.mktemp("made"))
+    workshop.set_up(SHAPE)
+    return workshop.folder
+
+
+@pytest.fixture
+def workshop(made, tmp_path):
+    """A copy of the shards and the seed model, to spoil."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    return Workshop(tmp_path)
+
+
+def train(folder):
+    loop.train(TrainJob.load(folder))
+
+
+def empty(tokens, cluster, split):
+    """Take every document out of a shard."""
+    from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
+
+    prefix = shard_prefix(tokens, cluster, split)
+    builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=np.uint16)
+    builder.finalize(f"{prefix}.idx")
+
+
+def test_model_whose_clusters_have_no_validation_document_trains_without(workshop, caplog):
+    empty(workshop.folder / "tokens", 1, "valid")
+    folder = workshop.job("expert1", SHAPE, clusters=[1])
+    with caplog.at_level("INFO", logger="xelm_nemo"):
+        train(folder)
+    assert (folder / "model/model.json").is_file()
+    assert losses(folder).keys() == {("loss", 1)}
+    said = [record.getMessage() for record in caplog.records if "validation" in record.getMessage()]
+    assert said == ["expert1: no validation document in its clusters, so it trains without validation"]
+
+
+def test_dense_model_validates_on_the_clusters_that_have_documents(workshop):
+    empty(workshop.folder / "tokens", 1, "valid")
+    folder = workshop.job("dense", SHAPE, clusters=[0, 1])
+    train(folder)
+    assert math.isfinite(losses(folder)["valid_loss", 1])
+
+
+def test_tokenizer_with_more_ids_than_the_model_has_weights_is_refused_before_training(workshop):
+    write_counts(workshop.folder / "tokens", VOCAB_SIZE + 1, {})
+    folder = workshop.job("expert0", SHAPE)
+    with pytest.raises(
+        ConfigError, match=rf"has {VOCAB_SIZE + 1} ids, .*seed_model has weights for {VOCAB_SIZE};"
+    ):
+        train(folder)
+    assert not (folder / "metrics.jsonl").exists()
+
+
+def test_tokenizer_with_fewer_ids_than_the_model_has_weights_trains(workshop):
+    write_counts(workshop.folder / "tokens", VOCAB_SIZE - 1, {})
+    folder = workshop.job("expert0", SHAPE)
+    train(folder)
+    assert (folder / "model").is_dir()
+
+
+@pytest.mark.parametrize("loss, grad_norm", [(1.0, math.nan), (1.0, math.inf), (math.nan, 1.0)])
+def test_what_is_not_finite_on_the_last_step_is_not_stored(workshop, monkeypatch, loss, grad_norm):
+    monkeypatch.setattr(loop, "train_step", lambda *_: (torch.tensor(loss), grad_norm))
+    folder = workshop.job("expert0", SHAPE)
+    with pytest.raises(
+        TrainingError, match=r"expert0: the (loss|gradient norm) is (nan|inf) at iteration 1;"
+    ):
+        train(folder)
+    assert not (folder / "model").exists() and not (folder / "checkpoints").exists()
+    assert losses(folder) == {}
+
+
+def test_gradient_that_is_not_finite_between_two_lines_of_log_stops_at_once(workshop, monkeypatch):
+    monkeypatch.setattr(loop, "train_step", lambda *_: (torch.tensor(1.0), math.nan))
+    folder = workshop.job("expert0", SHAPE, train_iters=100, log_interval=50, save_interval=50)
+    with pytest.raises(TrainingError, match="at iteration 1;"):
+        train(folder)
+
+
+def test_worker_that_explodes_says_so_in_one_line_and_keeps_the_last_checkpoint(workshop):
+    optim = OptimConfig(lr=1e30)
+    folder = workshop.job("expert0", SHAPE, optim=optim, train_iters=4, eval_interval=4)
+    worker = subprocess.run(
+        [sys.executable, "-m", "xelm_nemo.expert", folder], cwd=ROOT, capture_output=True, text=True
+    )
+    assert worker.returncode == 2, worker.stderr
+    errors = [line for line in worker.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "Traceback" not in worker.stderr
+    assert "expert0: the gradient norm is nan at iteration 2;" in errors[0] and "optim.lr=1e+30" in errors[0]
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["iter_0000001"]
+    assert not (folder / "model").exists()
+    assert all(math.isfinite(value) for value in losses(folder).values())
+    assert json.loads((folder / "metrics.jsonl").read_text())["iteration"] == 1

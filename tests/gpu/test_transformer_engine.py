@@ -1,4 +1,4 @@
-"""Transformer Engine's layers on a real GPU: the numbers of Hugging Face's XGLM, and training in BF16."""
+"""Transformer Engine's layers on a real GPU: the numbers of Hugging Face's models, and training in BF16."""
 
 import json
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.helpers.commands import SMALL, run_well
+from tests.helpers.random_opt import random_opt
 from tests.helpers.random_xglm import VOCAB_SIZE, random_tokens, random_xglm
 from xelm_nemo import parallel
 from xelm_nemo.artifacts import Recipe
@@ -16,14 +17,20 @@ from xelm_nemo.model.config import ParallelConfig
 pytestmark = pytest.mark.gpu
 
 # Sizes that tensor cores take; the odd ones of the CPU tests are not for BF16 GEMMs.
-SHAPE = {"d_model": 128, "attention_heads": 2, "ffn_dim": 512, "num_layers": 3, "activation_function": "gelu"}
+XGLM = {"d_model": 128, "attention_heads": 2, "ffn_dim": 512, "num_layers": 3, "activation_function": "gelu"}
+OPT = {"hidden_size": 128, "num_attention_heads": 2, "ffn_dim": 512, "num_hidden_layers": 3}
+ORIGINALS = {
+    "xglm": lambda: random_xglm(**XGLM),
+    "opt": lambda: random_opt(**OPT),
+    "opt_like_350m": lambda: random_opt(**OPT, do_layer_norm_before=False, word_embed_proj_dim=64),
+}
 
 
-@pytest.fixture(scope="module")
-def imported(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("xglm")
+@pytest.fixture(scope="module", params=ORIGINALS)
+def imported(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
     torch.manual_seed(0)
-    original = random_xglm(**SHAPE)
+    original = ORIGINALS[request.param]()
     with torch.no_grad():  # weights of a trained model's size, or attention saturates and BF16 means nothing
         for parameter in original.parameters():
             if parameter.dim() == 2:

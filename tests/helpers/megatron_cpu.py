@@ -163,3 +163,12 @@ def gradients(job_folder, iteration):
     mark = "optimizer.state.exp_avg."
     tensors = checkpoint_tensors(job_folder / f"checkpoints/iter_{iteration:07d}")
     return {name.removeprefix(mark): tensor for name, tensor in tensors.items() if name.startswith(mark)}
+
+
+def relative_errors(found, expected):
+    """Tensor name -> the largest difference, in units of the largest element expected."""
+    assert found.keys() == expected.keys()
+    return {
+        name: ((found[name] - expected[name]).abs().max() / expected[name].abs().max()).item()
+        for name in expected
+    }

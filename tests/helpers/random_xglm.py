@@ -13,14 +13,19 @@ def random_xglm(**settings):
     """A model with every weight, bias and norm drawn at random."""
     from transformers import XGLMConfig, XGLMForCausalLM
 
-    config = XGLMConfig(vocab_size=VOCAB_SIZE, max_position_embeddings=64, **settings)
-    model = XGLMForCausalLM(config).eval()
+    return randomise(
+        XGLMForCausalLM(XGLMConfig(vocab_size=VOCAB_SIZE, max_position_embeddings=64, **settings))
+    )
+
+
+def randomise(model):
+    """The model with random weights, in which nothing is at its initial 0 or 1, ready to compute."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.normal_(std=0.2)
             if "norm" in name and name.endswith("weight"):
                 parameter.add_(1)
-    return model
+    return model.eval()
 
 
 def logits_of(model, tokens):

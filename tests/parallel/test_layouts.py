@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests.helpers import megatron_cpu
-from tests.helpers.megatron_cpu import Workshop, checkpoint_tensors, gradients, losses
+from tests.helpers.megatron_cpu import Workshop, checkpoint_tensors, gradients, losses, relative_errors
 from xelm_nemo.expert.job import JOB, TrainJob
 from xelm_nemo.expert.loop import train
 from xelm_nemo.model.config import ModelConfig, ParallelConfig
@@ -89,15 +89,6 @@ def save_dropout_masks(folder):
             divided = torch.nn.functional.dropout(torch.ones(1000), 0.1)
         shared = torch.nn.functional.dropout(torch.ones(1000), 0.1)
         torch.save({"divided": divided, "shared": shared}, folder / f"masks{layout.rank}.pt")
-
-
-def relative_errors(found, expected):
-    """Tensor name -> the largest difference, in units of the largest element expected."""
-    assert found.keys() == expected.keys()
-    return {
-        name: ((found[name] - expected[name]).abs().max() / expected[name].abs().max()).item()
-        for name in expected
-    }
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

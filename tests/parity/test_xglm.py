@@ -1,4 +1,4 @@
-"""Hugging Face XGLM -> our model -> Hugging Face XGLM: the same logits, then the same bits."""
+"""What a Hugging Face XGLM may look like on disk, and what an exported one does."""
 
 import json
 import shutil
@@ -7,41 +7,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.helpers.random_xglm import (
-    GELU,
-    RELU,
-    change_config,
-    change_weights,
-    logits_of,
-    random_tokens,
-    random_xglm,
-)
-from xelm_nemo import device, parallel
+from tests.helpers.random_xglm import RELU, change_config, change_weights, random_xglm
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.checkpoint import hf, store
 from xelm_nemo.checkpoint.hf import export_hf, import_hf
 from xelm_nemo.corpus.config import TokenizerConfig
 from xelm_nemo.corpus.tokenizer import train_tokenizer
 from xelm_nemo.errors import ArtifactError
-from xelm_nemo.model.config import ModelConfig, ParallelConfig
+from xelm_nemo.model.config import ModelConfig
 
 RECIPE = Recipe("model", {"source": "hf"})
-VARIANTS = {"gelu": GELU, "relu_8x": RELU}
 TEXTS = [
     "All human beings are born free and equal in dignity and rights.",
     "Tous les êtres humains naissent libres et égaux en dignité et en droits.",
 ]
-
-
-@pytest.fixture(scope="module", params=VARIANTS)
-def folders(request, tmp_path_factory):
-    """Folders of one variant: original, imported, exported."""
-    root = tmp_path_factory.mktemp(request.param)
-    torch.manual_seed(0)
-    random_xglm(**VARIANTS[request.param]).save_pretrained(root / "original")
-    import_hf(root / "original", root / "imported", RECIPE)
-    export_hf(root / "imported", root / "exported", tokenizer=tokenizer_in(root / "tokenizer"))
-    return root
 
 
 def tokenizer_in(folder):
@@ -49,76 +28,10 @@ def tokenizer_in(folder):
     return folder
 
 
-def our_logits(folder, *batches):
-    """Logits of a model folder for each batch of token ids."""
-    with parallel.model_parallel(), torch.no_grad():
-        model = store.load_model(folder, ParallelConfig()).eval()
-        return [model.logits(tokens.to(device.device())).cpu() for tokens in batches]
-
-
 def load(folder):
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(folder).eval()
-
-
-def test_imported_model_gives_the_same_logits_at_every_length(folders):
-    batches = [random_tokens(length) for length in (1, 2, 7, 33, 64)]
-    original = load(folders / "original")
-    for tokens, found in zip(batches, our_logits(folders / "imported", *batches), strict=True):
-        expected = logits_of(original, tokens)
-        assert found.shape == expected.shape
-        assert (found - expected).abs().max() <= 1e-4
-        assert torch.equal(found.argmax(-1), expected.argmax(-1))
-
-
-def test_exported_weights_are_the_imported_ones_bit_for_bit(folders):
-    original, exported = (
-        load_file(folders / name / "model.safetensors") for name in ("original", "exported")
-    )
-    assert exported.keys() == original.keys()
-    for name, expected in original.items():
-        assert exported[name].dtype == expected.dtype
-        assert torch.equal(exported[name], expected), name
-
-
-def test_transformers_gives_the_same_logits_for_the_exported_folder(folders):
-    tokens = random_tokens(20)
-    original, exported = (logits_of(load(folders / name), tokens) for name in ("original", "exported"))
-    assert torch.equal(exported, original)
-
-
-def test_exported_config_has_every_setting_of_the_original(folders):
-    original, exported = (
-        json.loads((folders / name / "config.json").read_text()) for name in ("original", "exported")
-    )
-    # Who wrote the file, and the dtype's name in newer and in older versions.
-    for config in (original, exported):
-        config.pop("transformers_version", None)
-        config["dtype"] = config.pop("torch_dtype", None) or config["dtype"]
-    assert {key: exported.get(key) for key in original} == original
-
-
-def test_exported_folder_holds_tokenizer_and_generation_config(folders):
-    from transformers import AutoTokenizer, GenerationConfig
-
-    before, after = (AutoTokenizer.from_pretrained(folders / name) for name in ("tokenizer", "exported"))
-    for text in TEXTS:
-        assert after(text).input_ids == before(text).input_ids
-    generation = GenerationConfig.from_pretrained(folders / "exported")
-    assert (generation.bos_token_id, generation.pad_token_id, generation.eos_token_id) == (0, 1, 2)
-
-
-def test_whoever_may_read_the_exported_config_may_read_the_weights(folders):
-    config, weights = ((folders / "exported" / name).stat() for name in ("config.json", "model.safetensors"))
-    assert weights.st_mode == config.st_mode
-
-
-def test_padding_rows_of_an_imported_embedding_are_zero(folders):
-    with parallel.model_parallel():
-        weight = store.load_model(folders / "imported", ParallelConfig()).embedding.word_embeddings.weight
-    assert weight.shape[0] == 384
-    assert not weight[300:].any()
 
 
 @pytest.fixture

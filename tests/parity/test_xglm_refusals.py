@@ -8,9 +8,9 @@ import torch
 
 from tests.helpers.random_xglm import RELU, change_config, change_weights, random_xglm
 from xelm_nemo.artifacts import Recipe
+from xelm_nemo.checkpoint.facts import ModelFacts
 from xelm_nemo.checkpoint.hf import import_hf
-from xelm_nemo.checkpoint.store import ModelFacts
-from xelm_nemo.checkpoint.xglm import hf_config
+from xelm_nemo.checkpoint.xglm import write_config
 from xelm_nemo.errors import ArtifactError, CheckpointError
 from xelm_nemo.model.config import ModelConfig
 
@@ -91,7 +91,7 @@ def test_checkpoint_of_another_width_names_both_shapes(folder, tmp_path):
 @pytest.mark.parametrize(
     "setting, part",
     [
-        ({"model_type": "opt"}, "model_type='opt'"),
+        ({"model_type": "gpt2"}, "model_type='gpt2' is none of ['opt', 'xglm']"),
         ({"scale_embedding": False}, "scale_embedding=False"),
         ({"tie_word_embeddings": False}, "tie_word_embeddings=False"),
         (
@@ -196,4 +196,4 @@ def test_source_that_is_neither_folder_nor_hub_id_is_named(tmp_path, source):
 def test_model_that_hugging_face_cannot_express_is_refused():
     facts = ModelFacts(ModelConfig(layernorm_epsilon=1e-6), vocab_size=300, dtype="fp32", tokenizer="none")
     with pytest.raises(CheckpointError, match=r"model\.layernorm_epsilon=1e-06 cannot be exported"):
-        hf_config(facts)
+        write_config(facts)

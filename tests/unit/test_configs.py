@@ -72,7 +72,7 @@ def test_help_lists_the_groups_and_runs_nothing(tmp_path, monkeypatch, capsys):
 
 
 def test_the_promised_experiments_exist():
-    assert {"udhr", "xelm16", "xelm8", "xelm4", "dense"} <= set(EXPERIMENTS)
+    assert {"udhr", "xelm16", "xelm8", "xelm4", "dense", "cbtm8"} <= set(EXPERIMENTS)
 
 
 def test_groups_on_the_command_line_win_over_the_experiment():
@@ -94,6 +94,26 @@ def test_xelm16_has_the_published_settings():
         2048,
         16,
     )
+
+
+def test_cbtm8_has_the_published_settings():
+    config = compose(["+experiment=cbtm8"])
+    clustering, model, optim = config.clustering, config.model, config.optim
+    assert (clustering.method, clustering.analyzer, clustering.num_clusters) == ("tfidf", "word", 8)
+    assert (clustering.max_features, clustering.svd_dim, clustering.balanced) == (None, 100, True)
+    assert (model.architecture, model.num_layers, model.hidden_size, model.num_attention_heads) == (
+        *("opt", 24, 2048, 32),
+    )
+    assert (model.hidden_dropout, model.attention_dropout) == (0.1, 0.1)
+    assert (config.training.train_iters, config.expert_batch_size, config.seq_length) == (10_000, 32, 2048)
+    assert (optim.lr, optim.min_lr, optim.lr_warmup_iters, optim.clip_grad) == (2e-4, 0.0, 0, 1.0)
+    assert config.seed_model.path == "facebook/opt-1.3b"
+
+
+def test_groups_on_the_command_line_win_over_cbtm8():
+    config = compose(["+experiment=cbtm8", "corpus=udhr", "seed_model=random", "model=tiny"])
+    assert (config.corpus.path, config.corpus.builtin) == (None, "udhr")
+    assert (config.seed_model.path, config.model.architecture) == (None, "xglm")
 
 
 def test_configuration_survives_its_file(tmp_path):

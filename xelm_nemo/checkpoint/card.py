@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from xelm_nemo.checkpoint.store import ModelFacts
+from xelm_nemo.checkpoint.architectures import ARCHITECTURES
+from xelm_nemo.checkpoint.facts import ModelFacts
 
 _USE = """```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -35,24 +36,25 @@ def model_card(facts: ModelFacts, extra: Mapping[str, Any]) -> str:
         **{key: _text(value) for key, value in extra.items()},
     }
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items() if value)
+    architecture = facts.shape.architecture
     return (
-        f"---\n{_header(extra.get('languages'))}\n---\n\n"
+        f"---\n{_header(architecture, extra.get('languages'))}\n---\n\n"
         f"# {facts.name}\n\n"
-        "An XGLM language model trained with X-ELM: experts branched from one seed model, each trained on "
-        "its own cluster of a multilingual corpus, with no communication between them.\n\n"
+        f"An {ARCHITECTURES[architecture].title} language model trained with X-ELM: experts branched from "
+        "one seed model, each trained on its own cluster of a corpus, with no communication between them.\n\n"
         f"| fact | value |\n| --- | --- |\n{table}\n\n"
         f"## Use\n\n{_USE}\n"
     )
 
 
-def _header(languages: Any) -> str:
+def _header(architecture: str, languages: Any) -> str:
     from huggingface_hub import ModelCardData
 
     data = ModelCardData(
         language=list(languages) if languages else None,
         library_name="transformers",
         pipeline_tag="text-generation",
-        tags=["xglm", "x-elm"],
+        tags=[architecture, "x-elm"],
     )
     return str(data.to_yaml())
 

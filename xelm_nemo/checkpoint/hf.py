@@ -1,4 +1,4 @@
-"""Hugging Face folders in and out: an XGLM folder to a model folder, and a model folder to an XGLM folder."""
+"""Hugging Face folders in and out: XGLM and OPT folders to model folders, and model folders to them."""
 
 import shutil
 from collections.abc import Mapping
@@ -10,11 +10,12 @@ from torch import Tensor
 
 from xelm_nemo import parallel
 from xelm_nemo.artifacts import Recipe
-from xelm_nemo.checkpoint import store, xglm
+from xelm_nemo.checkpoint import store
+from xelm_nemo.checkpoint.architectures import ARCHITECTURES, CONFIG, read_shape
 from xelm_nemo.checkpoint.card import model_card
+from xelm_nemo.checkpoint.facts import ModelFacts, load_facts
 from xelm_nemo.checkpoint.mapping import megatron_tensors
-from xelm_nemo.checkpoint.store import ModelFacts
-from xelm_nemo.checkpoint.weights import SAFETENSORS, check_finite, read_weights
+from xelm_nemo.checkpoint.weights import SAFETENSORS, check_finite, read_weights, with_prefix
 from xelm_nemo.corpus.tokenizer import load_tokenizer
 from xelm_nemo.errors import ArtifactError
 from xelm_nemo.files import atomic_folder, read_json, write_atomic, write_json
@@ -24,13 +25,14 @@ from xelm_nemo.model.gpt import build_model
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-CONFIG, GENERATION_CONFIG, CARD = "config.json", "generation_config.json", "README.md"
+GENERATION_CONFIG, CARD = "generation_config.json", "README.md"
+_PREFIX = "model."  # of all weights but the head's
 MAX_SHARD_SIZE = "5GB"  # what the hub wants a file to stay below
 _BESIDE_WEIGHTS = ["*.json", "*.model", "*.txt"]  # configuration and tokenizer
 
 
 def import_hf(source: Path | str, output: Path, recipe: Recipe) -> None:
-    """Write a Hugging Face XGLM as a model folder; the process is a world of its own while it does.
+    """Write a Hugging Face XGLM or OPT as a model folder; the process is a world of its own while it does.
 
     bfloat16 weights stay bfloat16; float16 and mixed ones become float32, which holds them exactly.
 
@@ -45,13 +47,12 @@ def import_hf(source: Path | str, output: Path, recipe: Recipe) -> None:
             shape, or hold a weight that is no finite number. No output is left behind.
     """
     folder = resolve_source(source)
-    config = read_json(folder / CONFIG)
-    shape = xglm.shape_from_hf(config, str(folder / CONFIG))
-    weights = read_weights(folder)
+    shape = read_shape(folder)
+    weights = with_prefix(read_weights(folder), _PREFIX)
     dtype = "bf16" if {weight.dtype for weight in weights.tensors.values()} == {torch.bfloat16} else "fp32"
     facts = ModelFacts(
         shape=shape,
-        vocab_size=config["vocab_size"],
+        vocab_size=read_json(folder / CONFIG)["vocab_size"],
         dtype=dtype,
         tokenizer=str(source),
         parent=str(source),
@@ -59,7 +60,7 @@ def import_hf(source: Path | str, output: Path, recipe: Recipe) -> None:
     )
     with parallel.model_parallel(alone=True):
         model = build_model(shape, ParallelConfig(), vocab_size=facts.vocab_size, dtype=store.DTYPES[dtype])
-        weight_map = xglm.weight_map(shape, facts.vocab_size)
+        weight_map = ARCHITECTURES[shape.architecture].weight_map(shape, facts.vocab_size)
         weight_map.to_megatron(weights.tensors, megatron_tensors(model), source=str(folder))
         check_finite(weights)
         store.save_model(output, model, facts, recipe)
@@ -78,10 +79,11 @@ def export_hf(
 
     Raises:
         ArtifactError: the model or the tokenizer is missing, or the tokenizer has ids without weights.
-        CheckpointError: the model cannot be expressed as Hugging Face's XGLM. No output is left behind.
+        CheckpointError: Hugging Face's architecture cannot express the model. No output is left behind.
     """
-    facts = store.load_facts(model_folder)
-    config = xglm.hf_config(facts)
+    facts = load_facts(model_folder)
+    architecture = ARCHITECTURES[facts.shape.architecture]
+    config = architecture.write_config(facts)
     words = load_tokenizer(tokenizer)
     if len(words) > facts.vocab_size:
         raise ArtifactError(
@@ -90,7 +92,7 @@ def export_hf(
         )
     with parallel.model_parallel(alone=True):
         model = store.load_model(model_folder, ParallelConfig())
-        weights = xglm.weight_map(facts.shape, facts.vocab_size).to_hf(megatron_tensors(model))
+        weights = architecture.weight_map(facts.shape, facts.vocab_size).to_hf(megatron_tensors(model))
     with atomic_folder(output) as part:
         write_json(part / CONFIG, config | _ids(words, "bos", "eos"))
         _write_weights(weights, part)

@@ -16,13 +16,14 @@ from megatron.core.dist_checkpointing.strategies import filesystem_async
 
 from xelm_nemo import artifacts
 from xelm_nemo.artifacts import Recipe
+from xelm_nemo.checkpoint.facts import FACTS, ModelFacts, load_facts
 from xelm_nemo.errors import CheckpointError
-from xelm_nemo.files import atomic_folder, read_json, remove, write_json
+from xelm_nemo.files import atomic_folder, remove, write_json
 from xelm_nemo.model.config import ModelConfig, ParallelConfig
-from xelm_nemo.model.gpt import XglmModel, build_model
+from xelm_nemo.model.gpt import DecoderModel, build_model
 
 KEY_PREFIX = "module."  # NeMo's
-WEIGHTS, FACTS = "weights", "model.json"
+WEIGHTS = "weights"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # The one format that Megatron does not call deprecated and that any layout can load.
 _OPTIMIZER_FORMAT = {"distrib_optim_sharding_type": "fully_reshardable"}
@@ -32,24 +33,10 @@ filesystem_async._results_queue = queue.Queue()
 _ITERATION_FOLDER = re.compile(r"iter_(\d+)")
 
 
-@dataclasses.dataclass(frozen=True)
-class ModelFacts:
-    """What `model.json` says of a model folder; enough to build the model again."""
-
-    shape: ModelConfig
-    vocab_size: int  # of the tokenizer, without padding
-    dtype: str  # "fp32" or "bf16"
-    tokenizer: str  # folder of its tokenizer, as given in training
-    iteration: int = 0
-    consumed_tokens: int = 0
-    parent: str | None = None  # the model folder that it was branched from
-    name: str = "model"
-
-
 # --- Finished models ------------------------------------------------------------------------------
 
 
-def save_model(folder: Path, model: XglmModel, facts: ModelFacts, recipe: Recipe) -> None:
+def save_model(folder: Path, model: DecoderModel, facts: ModelFacts, recipe: Recipe) -> None:
     """Write a model folder: `weights/` under NeMo's key names and `model.json`. All ranks call it."""
     with _collective_folder(folder, recipe) as part:
         (part / WEIGHTS).mkdir(exist_ok=True)
@@ -59,24 +46,13 @@ def save_model(folder: Path, model: XglmModel, facts: ModelFacts, recipe: Recipe
             write_json(part / FACTS, dataclasses.asdict(facts))
 
 
-def load_facts(folder: Path) -> ModelFacts:
-    """What is known of a model folder without loading its weights.
-
-    Raises:
-        ArtifactError: the folder is not a finished model.
-    """
-    artifacts.check(folder, "model")
-    facts = read_json(folder / FACTS)
-    return ModelFacts(**facts | {"shape": ModelConfig(**facts["shape"])})
-
-
 def load_model(
     folder: Path,
     layout: ParallelConfig,
     *,
     dtype: torch.dtype | None = None,
     shape: ModelConfig | None = None,
-) -> XglmModel:
+) -> DecoderModel:
     """This rank's part of a finished model, at any layout.
 
     Args:
@@ -109,13 +85,13 @@ def _check_sizes(folder: Path, found: ModelConfig, wanted: ModelConfig) -> None:
         raise CheckpointError(f"{folder} has {', '.join(differing)}; set the model's keys to what it has.")
 
 
-def load_weights(model: XglmModel, folder: Path) -> None:
+def load_weights(model: DecoderModel, folder: Path) -> None:
     """Fill a model from a model folder."""
     state = _load(_weights(model), folder / WEIGHTS)
     model.load_state_dict({key.removeprefix(KEY_PREFIX): value for key, value in state.items()}, strict=False)
 
 
-def _weights(model: XglmModel) -> dict[str, Any]:
+def _weights(model: DecoderModel) -> dict[str, Any]:
     """The sharded state dict without FP8 scales, which differ between layer implementations."""
     state = model.sharded_state_dict(prefix=KEY_PREFIX)
     return {key: value for key, value in state.items() if not key.endswith("_extra_state")}
@@ -136,7 +112,7 @@ class Checkpoints:
         matches = (_ITERATION_FOLDER.fullmatch(path.name) for path in self._folder.glob("iter_*"))
         return sorted(int(match[1]) for match in matches if match)
 
-    def save(self, iteration: int, model: XglmModel, optimizer: Any) -> None:
+    def save(self, iteration: int, model: DecoderModel, optimizer: Any) -> None:
         """Write model and optimizer; older states beyond `keep` go afterwards. All ranks call it."""
         recipe = Recipe("checkpoint", {"iteration": iteration})
         with _collective_folder(self._path(iteration), recipe) as part:
@@ -146,7 +122,7 @@ class Checkpoints:
                 remove(self._path(old))
         dist.barrier()
 
-    def load_latest(self, model: XglmModel, optimizer: Any) -> int:
+    def load_latest(self, model: DecoderModel, optimizer: Any) -> int:
         """Restore the newest state at any layout. Returns its iteration, 0 when there is none."""
         iterations = self.iterations()
         if not iterations:
@@ -162,7 +138,7 @@ class Checkpoints:
         return self._folder / f"iter_{iteration:07d}"
 
     @staticmethod
-    def _state(model: XglmModel, optimizer: Any, *, loading: bool) -> dict[str, Any]:
+    def _state(model: DecoderModel, optimizer: Any, *, loading: bool) -> dict[str, Any]:
         sharded = model.sharded_state_dict()
         optimizer_state = optimizer.sharded_state_dict(
             sharded, is_loading=loading, metadata=_OPTIMIZER_FORMAT

@@ -1,5 +1,6 @@
 """The weights of a Hugging Face folder, as files: what can be wrong with them is found here."""
 
+import dataclasses
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -45,6 +46,17 @@ def read_weights(folder: Path) -> HfWeights:
                 )
             tensors[name], files[name] = tensor, path
     return HfWeights(tensors, files)
+
+
+def with_prefix(weights: HfWeights, prefix: str) -> HfWeights:
+    """The same weights under full names: a folder saved without its head leaves out what all begin with."""
+    if any(name.startswith(prefix) for name in weights.tensors):
+        return weights
+    return dataclasses.replace(
+        weights,
+        tensors={prefix + name: tensor for name, tensor in weights.tensors.items()},
+        files={prefix + name: path for name, path in weights.files.items()},
+    )
 
 
 def check_finite(weights: HfWeights) -> None:

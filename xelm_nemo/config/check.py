@@ -12,6 +12,8 @@ SHIPPED_SPLITS = ("train", "valid", "test")
 def check(config: RunConfig) -> None:
     """Refuse a configuration that cannot work, whatever the machine.
 
+    The sizes of an imported seed model are its own; `check_sizes` is for those, when they are known.
+
     Raises:
         ConfigError: every problem, each with the value found and what would do.
     """
@@ -20,10 +22,22 @@ def check(config: RunConfig) -> None:
         *_corpus(config),
         *_clusters(config),
         *_batches(config),
-        *_layout(config),
+        *(_sizes(config) if config.seed_model.source != "hf" else []),
         *rule_problems(config.evaluation, can_route=config.clustering.method == "tfidf"),
     ]
-    problems += choice_problems(config)
+    _refuse([*problems, *choice_problems(config)])
+
+
+def check_sizes(config: RunConfig) -> None:
+    """Refuse what does not fit the model's sizes.
+
+    Raises:
+        ConfigError: as `check`.
+    """
+    _refuse(_sizes(config))
+
+
+def _refuse(problems: list[str]) -> None:
     if problems:
         raise ConfigError("; ".join(problems) + ".")
 
@@ -63,11 +77,6 @@ def _batches(config: RunConfig) -> list[str]:
     ranks = config.parallel.data_parallel_size
     step, micro = training.global_batch_size, training.micro_batch_size * ranks
     problems = []
-    if config.seq_length > config.model.max_position_embeddings:
-        problems.append(
-            f"training.seq_length={config.seq_length} is longer than "
-            f"model.max_position_embeddings={config.model.max_position_embeddings}"
-        )
     if step % clusters or (step // clusters) % micro:
         unit = clusters * micro
         fitting = max(1, round(step / unit)) * unit
@@ -86,8 +95,13 @@ def _batches(config: RunConfig) -> list[str]:
     return problems
 
 
-def _layout(config: RunConfig) -> list[str]:
+def _sizes(config: RunConfig) -> list[str]:
     problems, tp = layout_problems(config.model, config.parallel), config.parallel.tensor_model_parallel_size
+    if config.seq_length > config.model.max_position_embeddings:
+        problems.append(
+            f"training.seq_length={config.seq_length} is longer than "
+            f"model.max_position_embeddings={config.model.max_position_embeddings}"
+        )
     if config.parallel.sequence_parallel and config.seq_length % tp:
         problems.append(
             f"training.seq_length={config.seq_length} is not a multiple of "

@@ -6,6 +6,7 @@ from operator import attrgetter
 from typing import Any
 
 from xelm_nemo.config.schema import RunConfig
+from xelm_nemo.model.config import ACTIVATIONS, ARCHITECTURES
 
 FINISHING_STAGES = ("evaluate", "export")
 
@@ -22,6 +23,7 @@ AT_LEAST = {
     "model.ffn_hidden_size": 1,
     "model.num_attention_heads": 1,
     "model.max_position_embeddings": 1,
+    "model.word_embed_proj_dim": 1,
     "seed_model.train_iters": 0,
     "seed_model.threads": 1,
     "parallel.tensor_model_parallel_size": 1,
@@ -57,7 +59,8 @@ CHOICES = {
     "tokenizer.kind": ("unigram", "bpe"),
     "clustering.method": ("tfidf", "typology", "random"),
     "clustering.analyzer": ("word", "char_wb"),
-    "model.activation": ("gelu", "relu"),
+    "model.architecture": ARCHITECTURES,
+    "model.activation": ACTIVATIONS,
     "precision.params_dtype": ("auto", "fp32", "bf16"),
     "seed_model.source": ("hf", "random"),
     "router.rule": ("upstream", "paper"),
@@ -75,9 +78,6 @@ def number_problems(config: RunConfig) -> list[str]:
     problems += _misfits(config, ABOVE_ZERO, "above 0", lambda n: 0 < n < math.inf)
     problems += _misfits(config, BELOW_ONE, "at least 0 and below 1", lambda n: 0 <= n < 1)
     problems += _misfits(config, SEEDS, f"from 0 to {_MAX_SEED}", lambda n: 0 <= n <= _MAX_SEED)
-    hidden_size = config.model.hidden_size
-    if hidden_size % 2:
-        problems.append(f"model.hidden_size={hidden_size} must be even; XGLM's positions are two halves")
     return problems
 
 

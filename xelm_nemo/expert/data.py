@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from xelm_nemo import device
-from xelm_nemo.checkpoint.store import load_facts
+from xelm_nemo.checkpoint.facts import load_facts
 from xelm_nemo.errors import ConfigError
 from xelm_nemo.expert.job import TrainJob
 from xelm_nemo.parallel import Layout

@@ -7,7 +7,7 @@ from xelm_nemo.artifacts import Recipe
 from xelm_nemo.errors import ArtifactError
 from xelm_nemo.expert.config import OptimConfig
 from xelm_nemo.files import read_json, write_json
-from xelm_nemo.model.config import ModelConfig, ParallelConfig
+from xelm_nemo.model.config import ModelConfig, ParallelConfig, recorded_settings
 
 JOB = "job.json"
 CHECKPOINTS = "checkpoints"
@@ -58,6 +58,7 @@ class TrainJob:
     def recipe(self) -> Recipe:
         """What the trained weights depend on; the layout, places and screens do not count."""
         settings = {key: value for key, value in dataclasses.asdict(self).items() if key not in _NOT_IDENTITY}
+        settings["shape"] = recorded_settings(self.shape)
         return Recipe("model", settings, {"init": Path(self.init), "tokens": Path(self.tokens)})
 
     def save(self) -> None:

@@ -8,6 +8,7 @@ import torch
 
 from xelm_nemo import parallel
 from xelm_nemo.checkpoint import store
+from xelm_nemo.checkpoint.facts import ModelFacts
 from xelm_nemo.errors import TrainingError
 from xelm_nemo.expert.data import Batches, check_vocabulary
 from xelm_nemo.expert.job import CHECKPOINTS, TrainJob
@@ -104,7 +105,7 @@ class Trainer:
 
     def _save_model(self) -> None:
         job = self.job
-        facts = store.ModelFacts(
+        facts = ModelFacts(
             shape=job.shape,
             vocab_size=self.core.real_vocab_size,
             dtype=job.dtype,

@@ -8,10 +8,10 @@ from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.transformer.module import Float16Module
 
 from xelm_nemo.expert.config import OptimConfig
-from xelm_nemo.model.gpt import XglmModel
+from xelm_nemo.model.gpt import DecoderModel
 
 
-def wrap(model: XglmModel) -> DistributedDataParallel:
+def wrap(model: DecoderModel) -> DistributedDataParallel:
     """The model in Megatron's data-parallel wrapper, gradients in float32."""
     config = DistributedDataParallelConfig(
         grad_reduce_in_fp32=True, use_distributed_optimizer=True, overlap_grad_reduce=False

@@ -1,22 +1,42 @@
 """Settings of a language model: its shape and its number format."""
 
+import dataclasses
 from dataclasses import dataclass
+from typing import Any
+
+ARCHITECTURES = ("xglm", "opt")
+ACTIVATIONS = ("gelu", "relu")
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """An XGLM-shaped decoder. Defaults are XGLM-1.7B's; names are Megatron's."""
+    """A decoder shaped as XGLM or OPT. Defaults are XGLM-1.7B's; names are Megatron's where it has one."""
 
+    architecture: str = (
+        "xglm"  # sinusoids and embeddings scaled by sqrt(hidden_size); "opt": learned positions
+    )
     num_layers: int = 24
     hidden_size: int = 2048
     ffn_hidden_size: int = 8192
     num_attention_heads: int = 16
-    activation: str = "gelu"  # exact erf GELU, or "relu" (XGLM-4.5B)
+    activation: str = "gelu"  # exact erf GELU, or "relu" (OPT, XGLM-4.5B)
     max_position_embeddings: int = 2048
     layernorm_epsilon: float = 1e-5
     init_method_std: float = 0.02
     hidden_dropout: float = 0.1
     attention_dropout: float = 0.1
+    post_layernorm: bool = False  # norms after attention and feed-forward, none at the end (OPT-350M)
+    word_embed_proj_dim: int | None = None  # width of narrower embeddings (OPT-350M); None: hidden_size
+
+
+# Settings younger than the first models on disk, with the values that those have.
+_YOUNGER = {"architecture": "xglm", "post_layernorm": False, "word_embed_proj_dim": None}
+
+
+def recorded_settings(shape: ModelConfig) -> dict[str, Any]:
+    """A shape as recipes record it: what older ones leave unsaid is left unsaid, and so they stay current."""
+    settings = dataclasses.asdict(shape)
+    return {key: value for key, value in settings.items() if key not in _YOUNGER or value != _YOUNGER[key]}
 
 
 @dataclass(frozen=True)
@@ -36,23 +56,39 @@ class ParallelConfig:
     sequence_parallel: bool = False
 
 
+def shape_problems(shape: ModelConfig) -> list[str]:
+    """Why there can be no model of this shape; nothing when there can."""
+    heads, width = shape.num_attention_heads, shape.word_embed_proj_dim
+    problems = []
+    if shape.hidden_size % heads:
+        problems.append(
+            f"model.num_attention_heads={heads} does not divide model.hidden_size={shape.hidden_size}"
+        )
+    if shape.architecture == "xglm" and shape.hidden_size % 2:
+        problems.append(
+            f"model.hidden_size={shape.hidden_size} must be even; XGLM's positions are two halves"
+        )
+    for key, value in {"post_layernorm": shape.post_layernorm, "word_embed_proj_dim": width}.items():
+        if value and shape.architecture != "opt":
+            problems.append(
+                f"model.{key}={value} needs model.architecture=opt; {shape.architecture!r} has no such form"
+            )
+    return problems
+
+
 def layout_problems(shape: ModelConfig, layout: ParallelConfig) -> list[str]:
-    """Why a model of this shape cannot be divided so; nothing when it can."""
+    """Why a model of this shape cannot be, or be divided so; nothing when it can."""
     tp, pp, heads = (
         layout.tensor_model_parallel_size,
         layout.pipeline_model_parallel_size,
         shape.num_attention_heads,
     )
-    problems = []
+    problems = shape_problems(shape)
     if heads % tp:
         fitting = [size for size in range(1, heads + 1) if heads % size == 0]
         problems.append(
             f"parallel.tensor_model_parallel_size={tp} does not divide model.num_attention_heads={heads}; "
             f"use one of {fitting}"
-        )
-    if shape.hidden_size % heads:
-        problems.append(
-            f"model.num_attention_heads={heads} does not divide model.hidden_size={shape.hidden_size}"
         )
     if shape.ffn_hidden_size % tp:
         problems.append(

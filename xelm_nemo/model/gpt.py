@@ -1,19 +1,21 @@
-"""XGLM on Megatron-core's GPTModel. The only file that builds one."""
+"""XGLM and OPT on Megatron-core's GPTModel. The only file that builds one."""
 
+import copy
 import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from megatron.core.models.common.embeddings.language_model_embedding import LanguageModelEmbedding
 from megatron.core.models.gpt.gpt_model import GPTModel
-from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
+from megatron.core.tensor_parallel import ColumnParallelLinear, gather_from_tensor_model_parallel_region
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from xelm_nemo import device, parallel
 from xelm_nemo.errors import ConfigError
 from xelm_nemo.model.config import ModelConfig, ParallelConfig, layout_problems
-from xelm_nemo.model.layers import block_spec, has_transformer_engine
-from xelm_nemo.model.positions import sinusoidal_positions
+from xelm_nemo.model.layers import block_spec, has_transformer_engine, replicated_linear
+from xelm_nemo.model.positions import POSITION_OFFSET, learned_positions, sinusoidal_positions
 
 ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu}  # F.gelu is the exact erf form, as in HF and fairseq
 VOCAB_MULTIPLE = 128  # what tensor cores and FP8 want of each tensor-parallel rank's share
@@ -25,18 +27,22 @@ def padded_vocab_size(vocab_size: int, tensor_model_parallel_size: int) -> int:
     return -(-vocab_size // multiple) * multiple
 
 
-class XglmModel(GPTModel):
-    """Pre-LN decoder with XGLM's embedding: sqrt(hidden_size) * E[token] + sinusoid, and a tied head.
+class DecoderModel(GPTModel):
+    """A decoder with a tied head, shaped as XGLM or as OPT.
 
-    Columns of the head beyond `real_vocab_size` are padding: they take no part in the loss and are cut
-    from `logits`. No dropout follows the embedding, as in X-ELM's training runs.
+    Its input is E[token] * sqrt(hidden_size) + sinusoid for XGLM, and E[token] + P[position] for OPT;
+    no dropout follows it, as in the runs of X-ELM and c-BTM. Where embeddings are narrower than layers
+    (OPT-350M), `project_in` and `project_out` lie between. Columns of the head beyond `real_vocab_size`
+    are padding: they take no part in the loss and are cut from `logits`.
     """
 
     def __init__(self, config: TransformerConfig, shape: ModelConfig, vocab_size: int) -> None:
         """Build this rank's part of the model; parallel state must be initialised."""
         super().__init__(
             config=config,
-            transformer_layer_spec=block_spec(config, transformer_engine=has_transformer_engine()),
+            transformer_layer_spec=block_spec(
+                config, transformer_engine=has_transformer_engine(), post_layernorm=shape.post_layernorm
+            ),
             vocab_size=padded_vocab_size(vocab_size, config.tensor_model_parallel_size),
             max_sequence_length=shape.max_position_embeddings,
             pre_process=parallel.is_first_stage(),
@@ -46,9 +52,47 @@ class XglmModel(GPTModel):
         )
         self.shape = shape
         self.real_vocab_size = vocab_size
-        # Not a buffer: it is computed, not learned, and stays float32 when the model is cast.
-        table = sinusoidal_positions(shape.max_position_embeddings, shape.hidden_size)
-        self.positions_SH = table.to(device.device()) if self.pre_process else None
+        self.project_in: torch.nn.Linear | None = None
+        self.project_out: torch.nn.Linear | None = None
+        if shape.word_embed_proj_dim is not None:
+            self._narrow_embedding(shape.word_embed_proj_dim)
+        if self.pre_process:
+            self._add_positions()
+
+    def _narrow_embedding(self, width: int) -> None:
+        """Replace the embedding and the head, which GPTModel makes as wide as its layers."""
+        narrow = copy.copy(self.config)
+        narrow.hidden_size = width
+        if self.pre_process:
+            self.embedding = LanguageModelEmbedding(
+                narrow,
+                self.vocab_size,
+                self.max_sequence_length,
+                position_embedding_type="none",
+                tp_group=self.pg_collection.tp,
+            )
+            self.project_in = replicated_linear(self.config, width, self.config.hidden_size)
+        if self.post_process:
+            self.output_layer = ColumnParallelLinear(
+                width,
+                self.vocab_size,
+                config=narrow,
+                init_method=narrow.init_method,
+                bias=False,
+                skip_weight_param_allocation=self.pre_process,
+                tp_group=self.pg_collection.tp,
+            )
+            self.project_out = replicated_linear(self.config, self.config.hidden_size, width)
+        self.setup_embeddings_and_output_layer()  # ties the new ones
+
+    def _add_positions(self) -> None:
+        length = self.shape.max_position_embeddings
+        if self.shape.architecture == "opt":
+            self.embedding.position_embeddings = learned_positions(self.config, length)
+        else:
+            # Not a buffer: it is computed, not learned, and stays float32 when the model is cast.
+            table = sinusoidal_positions(length, self.config.hidden_size)
+            self.sinusoids_SH = table.to(device.device())
 
     def _preprocess(
         self, input_ids: torch.Tensor, position_ids: torch.Tensor, decoder_input: Any = None, **kwargs: Any
@@ -57,17 +101,35 @@ class XglmModel(GPTModel):
             decoder_input = self._embed(input_ids)
         return super()._preprocess(input_ids, position_ids, decoder_input, **kwargs)
 
+    def _postprocess(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if self.project_out is not None:
+            hidden_states = self.project_out(hidden_states)
+        output: torch.Tensor = super()._postprocess(hidden_states, *args, **kwargs)
+        return output
+
     def _embed(self, tokens_BS: torch.Tensor) -> torch.Tensor:
         """[S, B, H], or this rank's slice of S under sequence parallelism."""
         words: torch.Tensor = self.embedding.word_embeddings(tokens_BS)
-        assert self.positions_SH is not None  # this is the first stage
-        positions = self.positions_SH[: tokens_BS.shape[1]]
-        if self.config.sequence_parallel:  # then words are already [S / tp, B, H]
-            positions = positions.chunk(self.pg_collection.tp.size())[self.pg_collection.tp.rank()]
-        else:
+        if not self.config.sequence_parallel:  # else they are [S / tp, B, H] already
             words = words.transpose(0, 1).contiguous()
-        embedded = words.float() * math.sqrt(self.config.hidden_size) + positions[:, None, :]
+        if self.project_in is not None:
+            words = self.project_in(words)
+        positions = self._positions(tokens_BS.shape[1])[:, None, :]
+        if self.shape.architecture == "opt":
+            return words + positions
+        embedded = words.float() * math.sqrt(self.config.hidden_size) + positions
         return embedded.to(words.dtype)
+
+    def _positions(self, length: int) -> torch.Tensor:
+        """What is added to the tokens of a text, [S, H], or this rank's slice of S."""
+        if self.shape.architecture == "opt":
+            table: torch.Tensor = self.embedding.position_embeddings.weight[POSITION_OFFSET:]
+        else:
+            table = self.sinusoids_SH
+        positions = table[:length]
+        if self.config.sequence_parallel:
+            positions = positions.chunk(self.pg_collection.tp.size())[self.pg_collection.tp.rank()]
+        return positions
 
     def compute_language_model_loss(self, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of each target, float32 [B, S]; logits [S, B, V / tp] of the padded vocabulary."""
@@ -89,10 +151,10 @@ class XglmModel(GPTModel):
 
 
 def transformer_config(shape: ModelConfig, layout: ParallelConfig, dtype: torch.dtype) -> TransformerConfig:
-    """The shape in Megatron's terms, with the numerics of HF's XGLM.
+    """The shape in Megatron's terms, with the numerics of HF's XGLM and OPT.
 
     Raises:
-        ConfigError: names every size that does not divide as the layout needs it.
+        ConfigError: names every setting that does not fit the others or the layout.
     """
     problems = layout_problems(shape, layout)
     if problems:
@@ -123,8 +185,8 @@ def transformer_config(shape: ModelConfig, layout: ParallelConfig, dtype: torch.
 
 def build_model(
     shape: ModelConfig, layout: ParallelConfig, *, vocab_size: int, dtype: torch.dtype
-) -> XglmModel:
+) -> DecoderModel:
     """This rank's part of a freshly initialised model, on the device and in `dtype`."""
-    model = XglmModel(transformer_config(shape, layout, dtype), shape, vocab_size)
+    model = DecoderModel(transformer_config(shape, layout, dtype), shape, vocab_size)
     model.to(device.device(), dtype)
     return model

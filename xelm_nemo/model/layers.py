@@ -20,10 +20,23 @@ class LayerNorm(torch.nn.LayerNorm):
             parameter.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
 
 
-def block_spec(config: Any, *, transformer_engine: bool) -> Any:
+def replicated_linear(config: Any, in_features: int, out_features: int) -> torch.nn.Linear:
+    """A projection without bias that every tensor-parallel rank holds whole."""
+    linear = torch.nn.Linear(in_features, out_features, bias=False)
+    config.init_method(linear.weight)
+    linear.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+    return linear
+
+
+def block_spec(config: Any, *, transformer_engine: bool, post_layernorm: bool = False) -> Any:
     """Megatron's description of this pipeline stage's layers and of the final norm.
 
-    Both kinds save under the same checkpoint names, so a model moves between them.
+    Both implementations save under the same checkpoint names, so a model moves between them.
+
+    Args:
+        config: Megatron's configuration of the model.
+        transformer_engine: whether layers are Transformer Engine's or Megatron's own.
+        post_layernorm: whether norms come after the sums; then there is no final one.
     """
     from megatron.core.models.gpt import gpt_layer_specs
     from megatron.core.transformer.transformer_block import (
@@ -38,7 +51,27 @@ def block_spec(config: Any, *, transformer_engine: bool) -> Any:
     else:
         layer, norm = gpt_layer_specs.get_gpt_layer_local_spec(), LayerNorm
         layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = norm
-    return TransformerBlockSubmodules(layer_specs=[layer] * get_num_layers_to_build(config), layer_norm=norm)
+    if post_layernorm:
+        _move_norms_behind(layer, norm, transformer_engine=transformer_engine)
+    layers = [layer] * get_num_layers_to_build(config)
+    return TransformerBlockSubmodules(layer_specs=layers, layer_norm=None if post_layernorm else norm)
+
+
+def _move_norms_behind(layer: Any, norm: Any, *, transformer_engine: bool) -> None:
+    """Turn the description of a pre-norm layer into that of a post-norm layer."""
+    from megatron.core.transformer.identity_op import IdentityOp
+
+    from xelm_nemo.model.post_norm import PostNormLayer
+
+    layer.module, layer.params = PostNormLayer, {"norm": norm}
+    parts = layer.submodules
+    parts.input_layernorm = parts.pre_mlp_layernorm = IdentityOp
+    parts.sharded_state_dict_keys_map = {}  # it would rename the norms that are no longer there
+    if transformer_engine:  # whose linear layers contain the norms before them
+        from megatron.core.extensions.transformer_engine import TEColumnParallelLinear
+
+        parts.self_attention.submodules.linear_qkv = TEColumnParallelLinear
+        parts.mlp.submodules.linear_fc1 = TEColumnParallelLinear
 
 
 def has_transformer_engine() -> bool:

@@ -1,6 +1,7 @@
-"""XGLM's position table."""
+"""The position tables of XGLM and OPT: computed ones, and learned ones."""
 
 import math
+from typing import Any
 
 import torch
 
@@ -19,3 +20,17 @@ def sinusoidal_positions(num_positions: int, hidden_size: int) -> torch.Tensor:
     position = torch.arange(POSITION_OFFSET, POSITION_OFFSET + num_positions).float()
     angle = position[:, None] * frequency[None, :]
     return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+def learned_positions(config: Any, num_positions: int) -> torch.nn.Embedding:
+    """OPT's table, [num_positions + 2, hidden_size]; row p is position p, so rows 0 and 1 are never used.
+
+    Args:
+        config: Megatron's configuration of the model.
+        num_positions: the longest text, in tokens.
+    """
+    table = torch.nn.Embedding(POSITION_OFFSET + num_positions, config.hidden_size)
+    config.embedding_init_method(table.weight)
+    # Each sequence-parallel rank uses the rows of its own tokens; Megatron sums the gradients.
+    table.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+    return table

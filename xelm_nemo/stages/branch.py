@@ -1,27 +1,26 @@
 """Stage `branch`: the seed model, as a model folder that every expert starts from."""
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 from xelm_nemo import artifacts
 from xelm_nemo.artifacts import Recipe
+from xelm_nemo.config.check import check_sizes
 from xelm_nemo.corpus.tokenizer import load_tokenizer
-from xelm_nemo.model.config import ParallelConfig
+from xelm_nemo.model.config import ParallelConfig, recorded_settings
 from xelm_nemo.stages.jobs import seed_job, train_all
 from xelm_nemo.stages.run import Run
 from xelm_nemo.stages.stage import Stage
 
-
-def _init_folder(run: Run) -> Path:
-    """Where the weights before any training are; a seed model that is not trained here has only these."""
-    return run.seed_model / "init" if run.config.seed_model.train_iters else run.seed_weights
+log = logging.getLogger(__name__)
 
 
 def _init_recipe(run: Run) -> Recipe:
     seed_model = run.config.seed_model
     if seed_model.source == "random":
-        shape, dtype = dataclasses.asdict(run.config.model), run.config.precision.params_dtype
+        shape, dtype = recorded_settings(run.config.model), run.config.precision.params_dtype
         settings = {"shape": shape, "seed": seed_model.seed, "dtype": dtype}
         return Recipe("model", settings, {"tokenizer": run.tokenizer})
     source = Path(str(seed_model.path))
@@ -29,36 +28,47 @@ def _init_recipe(run: Run) -> Recipe:
 
 
 def _recipes(run: Run) -> Mapping[Path, Recipe]:
-    recipes = {_init_folder(run): _init_recipe(run)}
+    recipes = {run.seed_init: _init_recipe(run)}
     if run.config.seed_model.train_iters:
-        recipes[run.seed_weights] = seed_job(run, _init_folder(run)).recipe()
+        recipes[run.seed_weights] = seed_job(run).recipe()
     return recipes
 
 
 def _make(run: Run) -> None:
-    folder, recipe = _init_folder(run), _init_recipe(run)
+    folder, recipe = run.seed_init, _init_recipe(run)
     if not artifacts.is_current(folder, recipe):
         if run.config.seed_model.source == "random":
             _initialise(run, folder, recipe)
         else:
-            from xelm_nemo.checkpoint.hf import import_hf
-
-            import_hf(str(run.config.seed_model.path), folder, recipe)
+            _import(run, folder, recipe)
     if run.config.seed_model.train_iters:
-        train_all(run, [seed_job(run, folder)])
+        train_all(run, [seed_job(run)])
+
+
+def _import(run: Run, folder: Path, recipe: Recipe) -> None:
+    """A Hugging Face model, whose own sizes count from here on."""
+    from xelm_nemo.checkpoint.hf import import_hf
+
+    import_hf(str(run.config.seed_model.path), folder, recipe)
+    check_sizes(run.sized)
+    wanted, found = (dataclasses.asdict(config.model) for config in (run.config, run.sized))
+    ignored = [f"model.{key}={value!r}" for key, value in wanted.items() if found[key] != value]
+    if ignored:
+        log.warning("branch: %s is not of the seed model, whose own sizes count", ", ".join(ignored))
 
 
 def _initialise(run: Run, folder: Path, recipe: Recipe) -> None:
     """Random weights, drawn by one process: the same for every layout."""
     from xelm_nemo import parallel
     from xelm_nemo.checkpoint import store
+    from xelm_nemo.checkpoint.facts import ModelFacts
     from xelm_nemo.model.gpt import build_model
 
     vocab_size, dtype = len(load_tokenizer(run.tokenizer)), run.config.precision.params_dtype
     with parallel.model_parallel(seed=run.config.seed_model.seed, alone=True):
         shape = run.config.model
         model = build_model(shape, ParallelConfig(), vocab_size=vocab_size, dtype=store.DTYPES[dtype])
-        facts = store.ModelFacts(shape, vocab_size, dtype, str(run.tokenizer), name="seed_model")
+        facts = ModelFacts(shape, vocab_size, dtype, str(run.tokenizer), name="seed_model")
         store.save_model(folder, model, facts, recipe)
 
 

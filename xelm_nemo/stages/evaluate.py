@@ -26,7 +26,7 @@ def _recipe(run: Run) -> Recipe:
         "evaluation": dataclasses.asdict(config.evaluation),
         "router": dataclasses.asdict(config.router),
     }
-    settings |= {"split": config.corpus.test_split, "seq_length": config.seq_length}
+    settings |= {"split": config.corpus.test_split, "seq_length": run.sized.seq_length}
     settings |= run.corpus_keys()
     inputs = {"clusterer": run.clusterer, "clusters": run.clusters, "test": run.split("test")}
     return Recipe("evaluation", settings, inputs | finished_models(run))
@@ -51,6 +51,7 @@ def _score(run: Run) -> EvaluationResult:
     """Evaluate in this process, one model in memory at a time."""
     from xelm_nemo import device, parallel
     from xelm_nemo.checkpoint import store
+    from xelm_nemo.checkpoint.facts import load_facts
     from xelm_nemo.evaluation.perplexity import evaluate_ensemble
     from xelm_nemo.evaluation.scoring import HeldOutDocument, ModelSource
     from xelm_nemo.model.config import ParallelConfig
@@ -81,14 +82,12 @@ def _score(run: Run) -> EvaluationResult:
             encode=partial(encode_document, tokenizer),
             clusterer=clusterer,
             language_expert=language_experts(run) or None,
-            seq_length=run.config.seq_length,
+            seq_length=run.sized.seq_length,
             router=run.config.router,
             config=run.config.evaluation,
             folder=run.folder / "log_probs",
             device=device.device(),
-            training_tokens={
-                name: store.load_facts(folder).consumed_tokens for name, folder in folders.items()
-            },
+            training_tokens={name: load_facts(folder).consumed_tokens for name, folder in folders.items()},
         )
 
 

@@ -56,7 +56,7 @@ def _find_models(source: Path) -> dict[str, Path]:
 
 def _find_tokenizer(model: Path) -> Path:
     """The tokenizer of the run that the model lies in, else the one that it was trained with."""
-    from xelm_nemo.checkpoint.store import load_facts
+    from xelm_nemo.checkpoint.facts import load_facts
 
     beside = [parent / "tokenizer" for parent in model.parents]
     return next((folder for folder in beside if folder.is_dir()), Path(load_facts(model).tokenizer))

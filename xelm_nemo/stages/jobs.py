@@ -17,14 +17,14 @@ WORKER = "xelm_nemo.expert"
 STAMP = "recipe.json"  # what a job's checkpoints were made from
 
 
-def seed_job(run: Run, init: Path) -> TrainJob:
+def seed_job(run: Run) -> TrainJob:
     """The seed model, trained on all clusters with as many sequences a step as all experts together."""
     config, seed_model = run.config, run.config.seed_model
     return dataclasses.replace(
         expert_job(run, 0),
         name="seed_model",
         folder=str(run.seed_model),
-        init=str(init),
+        init=str(run.seed_init),
         clusters=list(range(config.clustering.num_clusters)),
         optim=_with_rate(config.optim, seed_model.lr),
         train_iters=seed_model.train_iters,
@@ -50,7 +50,7 @@ def dense_job(run: Run) -> TrainJob:
 
 def expert_job(run: Run, cluster: int) -> TrainJob:
     """The expert of one cluster."""
-    config, training = run.config, run.config.training
+    config, training = run.sized, run.config.training
     return TrainJob(
         name=f"expert{cluster}",
         folder=str(run.experts / f"expert{cluster}"),

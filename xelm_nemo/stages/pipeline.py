@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 
 from xelm_nemo import lock, log
+from xelm_nemo.config.check import check_sizes
 from xelm_nemo.config.compose import compose, help_text
 from xelm_nemo.config.schema import RunConfig
 from xelm_nemo.stages.branch import BRANCH
@@ -40,9 +41,11 @@ def main(verb: str, arguments: Sequence[str]) -> None:
     config = settled(compose(arguments))
     run = Run(config)
     stages = stages_of(verb, config)
+    if not config.dry_run:
+        check_places(run, stages)
+    check_sizes(run.sized)
     if config.dry_run:
         return show_plan(run, stages)
-    check_places(run, stages)
     with lock.hold(run.folder):
         run.claim()
         for stage in stages:

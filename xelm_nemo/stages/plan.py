@@ -6,10 +6,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from xelm_nemo.checkpoint.architectures import read_shape
 from xelm_nemo.config.compose import to_yaml
 from xelm_nemo.config.values import FINISHING_STAGES
-from xelm_nemo.errors import ArtifactError, ConfigError, CorpusError
-from xelm_nemo.files import read_json
+from xelm_nemo.errors import ArtifactError, CheckpointError, ConfigError, CorpusError
 from xelm_nemo.stages.jobs import expert_job, round_jobs, seed_job
 from xelm_nemo.stages.run import Run
 from xelm_nemo.stages.stage import Stage
@@ -52,7 +52,7 @@ def show_plan(run: Run, stages: Sequence[Stage]) -> None:
         table.add_row(stage.name, "up to date" if stage.is_current(run) else "to do")
     console.print(table)
     models = Table("model", "clusters", "iterations", "sequences a step", "tokens", "learning rate")
-    seed = [seed_job(run, run.seed_model)] if run.config.seed_model.train_iters else []
+    seed = [seed_job(run)] if run.config.seed_model.train_iters else []
     for job in [*seed, *round_jobs(run)]:
         few = len(job.clusters) < _LISTED_CLUSTERS
         models.add_row(
@@ -130,11 +130,12 @@ def _source_problem(
 
 def _model_problem(key: str, folder: Path) -> str | None:
     try:
-        is_model = isinstance(read_json(folder / "config.json"), dict)
+        read_shape(folder)
+    except CheckpointError as error:
+        return str(error).removesuffix(".")
     except ArtifactError:
-        is_model = False
-    said = f"{key}={str(folder)!r} has no config.json that can be read: set it to the folder of an XGLM"
-    return None if is_model else said
+        return f"{key}={str(folder)!r} has no config.json that can be read: set it to the folder of a model"
+    return None
 
 
 def _tokenizer_problem(key: str, folder: Path) -> str | None:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from xelm_nemo import device
+from xelm_nemo.checkpoint.architectures import read_shape
+from xelm_nemo.checkpoint.facts import FACTS, load_facts
 from xelm_nemo.config.compose import from_yaml, to_yaml
 from xelm_nemo.config.schema import RunConfig, differing_keys
 from xelm_nemo.corpus.jsonl import Document, read_documents
@@ -29,6 +31,29 @@ class Run:
     def folder(self) -> Path:
         """The run folder."""
         return self.config.folder
+
+    @property
+    def sized(self) -> RunConfig:
+        """The configuration with the sizes that the models have: an imported seed model brings its own.
+
+        Its dropout is the configuration's. The sizes of a hub's model are known once it is imported; until
+        then they are `model.*`.
+
+        Raises:
+            ArtifactError: the seed model's folder has no config.json.
+            CheckpointError: it describes no model that can be computed with.
+        """
+        wanted, source = self.config.model, Path(str(self.config.seed_model.path))
+        if self.config.seed_model.source != "hf":
+            return self.config
+        if source.is_dir():
+            found = read_shape(source)
+        elif (self.seed_init / FACTS).is_file():
+            found = load_facts(self.seed_init).shape
+        else:
+            return self.config
+        dropout = {name: getattr(wanted, name) for name in ("hidden_dropout", "attention_dropout")}
+        return dataclasses.replace(self.config, model=dataclasses.replace(found, **dropout))
 
     @property
     def corpus(self) -> Path:
@@ -75,6 +100,11 @@ class Run:
     def seed_model(self) -> Path:
         """The working folder of the seed model."""
         return self.folder / "seed_model"
+
+    @property
+    def seed_init(self) -> Path:
+        """The model folder of the seed model before any training; without training it is the seed model."""
+        return self.seed_model / "init" if self.config.seed_model.train_iters else self.seed_weights
 
     @property
     def seed_weights(self) -> Path:

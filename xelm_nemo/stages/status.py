@@ -26,7 +26,7 @@ def show_status(folder: Path) -> None:
     if not (folder / CONFIG).is_file():
         raise RunFolderError(f"{folder} holds no run; give output=DIR or the +experiment that started it.")
     run = Run(from_yaml(folder / CONFIG))
-    jobs = [seed_job(run, run.seed_model / "init")] if run.config.seed_model.train_iters else []
+    jobs = [seed_job(run)] if run.config.seed_model.train_iters else []
     table = Table(title=f"{folder}: {'running' if lock.is_held(folder) else 'not running'}")
     for heading in _HEADINGS:
         table.add_column(heading, justify="left" if heading in ("model", "state") else "right")

@@ -1,0 +1,35 @@
+"""What `model.json` says of a model folder."""
+
+import dataclasses
+from pathlib import Path
+
+from xelm_nemo import artifacts
+from xelm_nemo.files import read_json
+from xelm_nemo.model.config import ModelConfig
+
+FACTS = "model.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFacts:
+    """What is known of a model without its weights; enough to build it again."""
+
+    shape: ModelConfig
+    vocab_size: int  # of the tokenizer, without padding
+    dtype: str  # "fp32" or "bf16"
+    tokenizer: str  # folder of its tokenizer, as given in training
+    iteration: int = 0
+    consumed_tokens: int = 0
+    parent: str | None = None  # the model folder that it was branched from
+    name: str = "model"
+
+
+def load_facts(folder: Path) -> ModelFacts:
+    """What is known of a model folder without loading its weights.
+
+    Raises:
+        ArtifactError: the folder is not a finished model.
+    """
+    artifacts.check(folder, "model")
+    facts = read_json(folder / FACTS)
+    return ModelFacts(**facts | {"shape": ModelConfig(**facts["shape"])})

@@ -20,7 +20,7 @@ _HASH_CHUNK_BYTES = 1 << 20
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Write `data` so that a reader, or a kill at any moment, sees the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.part")  # one name: what a kill leaves is written over next time
     with part.open("wb") as file:
         file.write(data.encode() if isinstance(data, str) else data)
         file.flush()
@@ -109,7 +109,7 @@ def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.part")
     save_file(contiguous, part)
     for name, array in load_file(part).items():
         if not np.array_equal(array, arrays[name]):

@@ -48,7 +48,16 @@ def read_shape(folder: Path) -> ModelConfig:
         ArtifactError: the file is missing or holds no settings.
         CheckpointError: all settings that are missing, or that our model cannot compute with.
     """
-    source, config = folder / CONFIG, read_json(folder / CONFIG)
+    return shape_of(read_json(folder / CONFIG), str(folder / CONFIG))
+
+
+def shape_of(config: Any, source: str) -> ModelConfig:
+    """The shape that the content of a config.json describes; `source` is what errors call it.
+
+    Raises:
+        ArtifactError: it holds no settings.
+        CheckpointError: all settings that are missing, or that our model cannot compute with.
+    """
     titles = " or ".join(architecture.title for architecture in ARCHITECTURES.values())
     if not isinstance(config, Mapping):
         raise ArtifactError(f"{source} holds no settings; give the folder of an {titles} checkpoint.")

@@ -5,22 +5,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from xelm_nemo import parallel
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.checkpoint import store
-from xelm_nemo.checkpoint.architectures import ARCHITECTURES, CONFIG, read_shape
+from xelm_nemo.checkpoint.architectures import ARCHITECTURES, CONFIG, shape_of
 from xelm_nemo.checkpoint.card import model_card
-from xelm_nemo.checkpoint.facts import ModelFacts, load_facts
+from xelm_nemo.checkpoint.facts import load_facts
+from xelm_nemo.checkpoint.imports import import_weights
 from xelm_nemo.checkpoint.mapping import megatron_tensors
-from xelm_nemo.checkpoint.weights import SAFETENSORS, check_finite, read_weights, with_prefix
+from xelm_nemo.checkpoint.weights import SAFETENSORS, read_weights, with_prefix
 from xelm_nemo.corpus.tokenizer import load_tokenizer
 from xelm_nemo.errors import ArtifactError
 from xelm_nemo.files import atomic_folder, read_json, write_atomic, write_json
 from xelm_nemo.model.config import ParallelConfig
-from xelm_nemo.model.gpt import build_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -47,23 +46,10 @@ def import_hf(source: Path | str, output: Path, recipe: Recipe) -> None:
             shape, or hold a weight that is no finite number. No output is left behind.
     """
     folder = resolve_source(source)
-    shape = read_shape(folder)
+    config = read_json(folder / CONFIG)
+    shape_of(config, str(folder / CONFIG))  # before any weight is looked for
     weights = with_prefix(read_weights(folder), _PREFIX)
-    dtype = "bf16" if {weight.dtype for weight in weights.tensors.values()} == {torch.bfloat16} else "fp32"
-    facts = ModelFacts(
-        shape=shape,
-        vocab_size=read_json(folder / CONFIG)["vocab_size"],
-        dtype=dtype,
-        tokenizer=str(source),
-        parent=str(source),
-        name=Path(source).name,
-    )
-    with parallel.model_parallel(alone=True):
-        model = build_model(shape, ParallelConfig(), vocab_size=facts.vocab_size, dtype=store.DTYPES[dtype])
-        weight_map = ARCHITECTURES[shape.architecture].weight_map(shape, facts.vocab_size)
-        weight_map.to_megatron(weights.tensors, megatron_tensors(model), source=str(folder))
-        check_finite(weights)
-        store.save_model(output, model, facts, recipe)
+    import_weights(weights, config, output, recipe, source=str(source), tokenizer=str(source))
 
 
 def export_hf(

@@ -176,14 +176,14 @@ class WeightMap:
 
     def _check_megatron(self, megatron: Mapping[str, Tensor]) -> None:
         wanted = {rule.megatron for rule in self._rules}
-        if problems := _name_problems(megatron, wanted=wanted):
+        if problems := name_problems(megatron, wanted=wanted):
             raise CheckpointError(f"the Megatron model has other tensors than the weight map: {problems}.")
 
     def _check_hf_names(self, hf: Mapping[str, Tensor], source: str) -> None:
         wanted = {name for rule in self._rules for name in rule.parts}
-        if problems := _name_problems(hf, wanted=wanted, allowed={spare.hf for spare in self._optional}):
+        if problems := name_problems(hf, wanted=wanted, allowed={spare.hf for spare in self._optional}):
             raise CheckpointError(
-                f"{source} has other tensors than its config.json describes: {problems}; "
+                f"{source} has other tensors than its configuration describes: {problems}; "
                 "use the configuration and weights of one checkpoint."
             )
 
@@ -196,8 +196,8 @@ class WeightMap:
                     problems.append(f"{name} has shape {list(hf[name].shape)}, expected {list(part.shape)}")
         if problems:
             raise CheckpointError(
-                f"{source} has tensors of other shapes than its config.json describes: {_shorten(problems)}; "
-                "use the configuration and weights of one checkpoint."
+                f"{source} has tensors of other shapes than its configuration describes: "
+                f"{shorten(problems)}; use the configuration and weights of one checkpoint."
             )
 
     def _check_ties(self, hf: Mapping[str, Tensor], source: str) -> None:
@@ -234,16 +234,17 @@ def _in_layers(rule: Rule, num_layers: int) -> list[Rule]:
     ]
 
 
-def _name_problems(
+def name_problems(
     found: Mapping[str, Tensor], *, wanted: set[str], allowed: set[str] | frozenset[str] = frozenset()
 ) -> str:
     """What is missing and what is unknown, as text; empty when nothing is."""
     missing, unknown = wanted - found.keys(), found.keys() - wanted - allowed
     kinds = {"missing": sorted(missing), "unknown": sorted(unknown)}
-    return "; ".join(f"{kind}: {_shorten(names)}" for kind, names in kinds.items() if names)
+    return "; ".join(f"{kind}: {shorten(names)}" for kind, names in kinds.items() if names)
 
 
-def _shorten(items: Sequence[str]) -> str:
+def shorten(items: Sequence[str]) -> str:
+    """The first few of many names, and how many more there are."""
     shown = ", ".join(items[:_MOST_NAMES])
     more = len(items) - _MOST_NAMES
     return f"{shown} and {more} more" if more > 0 else shown

@@ -39,13 +39,20 @@ def read_weights(folder: Path) -> HfWeights:
         for name, tensor in _open(path).items():
             if name in tensors:
                 raise CheckpointError(f"{path}: {name} is also in {files[name].name}; remove one of the two.")
-            if not isinstance(tensor, Tensor) or tensor.dtype not in _FLOATS:
-                kind = getattr(tensor, "dtype", type(tensor).__name__)
-                raise CheckpointError(
-                    f"{path}: {name} is {kind}; use weights in float32, bfloat16 or float16."
-                )
+            check_dtype(path, name, tensor)
             tensors[name], files[name] = tensor, path
     return HfWeights(tensors, files)
+
+
+def check_dtype(path: Path, name: str, tensor: Any) -> None:
+    """See that what a file calls a weight is one.
+
+    Raises:
+        CheckpointError: it is no tensor, or holds no floating-point numbers.
+    """
+    if not isinstance(tensor, Tensor) or tensor.dtype not in _FLOATS:
+        kind = getattr(tensor, "dtype", type(tensor).__name__)
+        raise CheckpointError(f"{path}: {name} is {kind}; use weights in float32, bfloat16 or float16.")
 
 
 def with_prefix(weights: HfWeights, prefix: str) -> HfWeights:

@@ -1,0 +1,139 @@
+"""Names of metaseq's and fairseq's tensors: Hugging Face's for each, and how parts of one are joined."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from xelm_nemo.checkpoint.mapping import name_problems, shorten
+from xelm_nemo.errors import CheckpointError
+
+_ROWS, _COLUMNS = 0, 1
+_ROOTS = {"xglm": "model.", "opt": "model.decoder."}
+_FINAL_NORM = {"xglm": "layer_norm.", "opt": "final_layer_norm."}
+_LAYER = "layers.*."
+# What tensor parallelism does to the tensors of a layer: weights of these are divided along ...
+_BY_ROWS = ("self_attn.q_proj.", "self_attn.k_proj.", "self_attn.v_proj.", "fc1.")  # biases too
+_BY_COLUMNS = ("self_attn.out_proj.", "fc2.")  # biases are whole in every part
+_WHOLE = ("self_attn_layer_norm.", "final_layer_norm.")
+_FUSED_ORDER = "kvq"  # metaseq's, within each part
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What becomes of one tensor: none, one, or three (fused projections) of Hugging Face's."""
+
+    hf: tuple[str, ...]
+    divided: int | None = None  # the dimension along which parts divide it; None: whole in every part
+
+
+def name_table(architecture: str) -> dict[str, Entry]:
+    """Every tensor that a checkpoint of "xglm" or "opt" may hold, `*` for the number of a layer."""
+    root = _ROOTS[architecture]
+    table = {
+        "decoder.embed_tokens.weight": Entry((f"{root}embed_tokens.weight",), _ROWS),
+        "decoder.output_projection.weight": Entry(("lm_head.weight",), _ROWS),
+        "decoder.version": Entry(()),
+        "decoder.embed_positions._float_tensor": Entry(()),
+    }
+    if architecture == "opt":
+        table["decoder.embed_positions.weight"] = Entry((f"{root}embed_positions.weight",))
+        for name in ("project_in", "project_out"):
+            table[f"decoder.{name}_dim.weight"] = Entry((f"{root}{name}.weight",))
+    for kind in ("weight", "bias"):
+        table[f"decoder.layer_norm.{kind}"] = Entry((root + _FINAL_NORM[architecture] + kind,))
+        table |= _layer_table(root, kind)
+    return table
+
+
+def _layer_table(root: str, kind: str) -> dict[str, Entry]:
+    divided: dict[str, int | None] = dict.fromkeys(_BY_ROWS, _ROWS)
+    divided |= dict.fromkeys(_BY_COLUMNS, _COLUMNS if kind == "weight" else None)
+    divided |= dict.fromkeys(_WHOLE, None)
+    table = {
+        f"decoder.{_LAYER}{name}{kind}": Entry((f"{root}{_LAYER}{name}{kind}",), dim)
+        for name, dim in divided.items()
+    }
+    fused = tuple(f"{root}{_LAYER}self_attn.{name}_proj.{kind}" for name in _FUSED_ORDER)
+    return table | {f"decoder.{_LAYER}self_attn.qkv_proj.{kind}": Entry(fused, _ROWS)}
+
+
+def to_hf(
+    parts: Sequence[Mapping[str, Tensor]], table: Mapping[str, Entry], *, source: str
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Join the parts of every tensor, and name it as Hugging Face does.
+
+    Args:
+        parts: the tensors of each part; one for a consolidated checkpoint.
+        table: as `name_table` gives it.
+        source: what errors call the checkpoint.
+
+    Returns:
+        Hugging Face name -> tensor, and the names of the tensors that hold no weights and were dropped.
+
+    Raises:
+        CheckpointError: lists tensors that are unknown, not in every part, or whose parts do not fit.
+    """
+    _check_names(parts, table, source)
+    tensors: dict[str, Tensor] = {}
+    dropped = []
+    for name in parts[0]:
+        pattern, number = _numbered(name)
+        entry = table[pattern]
+        if not entry.hf:
+            dropped.append(name)
+            continue
+        names = [hf.replace("*", number) for hf in entry.hf]
+        if twice := tensors.keys() & set(names):
+            raise CheckpointError(f"{source}: {name} and another tensor both give {min(twice)}; remove one.")
+        pieces = [part[name] for part in parts]
+        tensors |= zip(names, _joined(pieces, entry, f"{source}: {name}"), strict=True)
+    return tensors, dropped
+
+
+def _check_names(parts: Sequence[Mapping[str, Tensor]], table: Mapping[str, Entry], source: str) -> None:
+    unknown = sorted({name for part in parts for name in part if _numbered(name)[0] not in table})
+    if unknown:
+        raise CheckpointError(
+            f"{source} has tensors that no XGLM or OPT has: {shorten(unknown)}; give a checkpoint without."
+        )
+    for number, part in enumerate(parts):
+        if problems := name_problems(part, wanted=set(parts[0])):
+            raise CheckpointError(
+                f"{source}: part {number} has other tensors than part 0: {problems}; "
+                "give the parts of one checkpoint."
+            )
+
+
+def _numbered(name: str) -> tuple[str, str]:
+    """A name with `*` for the number of its layer, and that number."""
+    found = re.match(r"(decoder\.layers\.)(0|[1-9]\d*)(\..*)", name)
+    return (f"{found[1]}*{found[3]}", found[2]) if found else (name, "")
+
+
+def _joined(pieces: Sequence[Tensor], entry: Entry, what: str) -> list[Tensor]:
+    """The tensors of an entry from its pieces in every part."""
+    count = len(entry.hf)
+    if pieces[0].dim() == 0 or any(piece.dim() == 0 or len(piece) % count for piece in pieces):
+        raise CheckpointError(f"{what} has {_shapes(pieces)}, which is not {count} of one kind.")
+    if entry.divided is None:
+        if any(not _agree(pieces[0], piece) for piece in pieces[1:]):
+            raise CheckpointError(f"{what} differs between the parts; give the parts of one checkpoint.")
+        return [pieces[0]]
+    # Each part has its own keys, values and queries: those of all parts come together first.
+    by_kind = zip(*(piece.chunk(count) for piece in pieces), strict=True)
+    try:
+        return [kind[0] if len(kind) == 1 else torch.cat(kind, entry.divided) for kind in by_kind]
+    except (RuntimeError, IndexError) as error:
+        raise CheckpointError(f"{what} has {_shapes(pieces)}, which cannot be joined.") from error
+
+
+def _agree(first: Tensor, other: Tensor) -> bool:
+    """Whether two copies are the same but for rounding, as metaseq's own consolidation asks."""
+    return first.shape == other.shape and torch.allclose(first.float(), other.float(), equal_nan=True)
+
+
+def _shapes(pieces: Iterable[Tensor]) -> str:
+    return "shape " + ", ".join(str(list(piece.shape)) for piece in pieces)

@@ -1,0 +1,128 @@
+"""Settings of metaseq's and fairseq's models: those of Hugging Face's config.json for each."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from xelm_nemo.checkpoint import opt, xglm
+from xelm_nemo.checkpoint.architectures import shape_of
+from xelm_nemo.checkpoint.metaseq_files import MetaseqPart, open_part, part_files
+from xelm_nemo.checkpoint.settings import is_size
+from xelm_nemo.errors import CheckpointError
+from xelm_nemo.model.config import ACTIVATIONS, ModelConfig
+
+_SETTINGS = {"xglm": xglm.SETTINGS, "opt": opt.SETTINGS}
+# Their names of sizes -> ours.
+_SIZES = {
+    "decoder_layers": "num_layers",
+    "decoder_embed_dim": "hidden_size",
+    "decoder_ffn_embed_dim": "ffn_hidden_size",
+    "decoder_attention_heads": "num_attention_heads",
+    "max_target_positions": "max_position_embeddings",
+}
+_SAME_NAME = ("dropout", "attention_dropout")
+# Settings with the only value that our model computes with; a checkpoint without one means the same.
+_FIXED = {
+    "share_decoder_input_output_embed": True,
+    "no_token_positional_embeddings": False,
+    "decoder_learned_sinusoidal": False,
+    "decoder_layerdrop": 0.0,
+    "activation_dropout": 0.0,
+    "relu_dropout": 0.0,
+    "no_decoder_final_norm": False,
+    "layernorm_embedding": False,
+    "adaptive_input": False,
+    "character_embeddings": False,
+    "alibi": False,
+    "disable_bias": False,
+    "disable_affine_ln": False,
+    "scale_attn": False,
+    "scale_fc": False,
+    "scale_heads": False,
+    "scale_resids": False,
+    "moe_freq": 0,
+    "base_layers": 0,
+}
+_TOKENS, _FINAL_NORM = "decoder.embed_tokens.weight", "decoder.layer_norm.weight"
+_NORM_BEFORE, _UNSCALED, _LEARNED = "decoder_normalize_before", "no_scale_embedding", "decoder_learned_pos"
+_WIDTHS = ("decoder_input_dim", "decoder_output_dim")
+
+
+def read_metaseq_shape(source: Path) -> ModelConfig:
+    """The shape that the settings of a checkpoint describe.
+
+    Raises:
+        CheckpointError: there is no checkpoint that can be read, or all settings that do not fit.
+    """
+    files = part_files(source)
+    part = open_part(files[0])
+    return shape_of(hf_config(part, len(files)), str(part.path))
+
+
+def hf_config(part: MetaseqPart, num_parts: int) -> dict[str, Any]:
+    """The config.json that Hugging Face would give a checkpoint, from the settings in its first part.
+
+    Raises:
+        CheckpointError: all settings that are missing, or that our model cannot compute with.
+    """
+    values = _with_defaults(part.settings, part.tensors)
+    architecture = "opt" if values[_LEARNED] else "xglm"
+    if problems := _problems(values, architecture):
+        raise CheckpointError(f"{part.path}: {'; '.join(problems)}. Use a checkpoint without these settings.")
+    hf_size = {ours: theirs for theirs, ours in _SETTINGS[architecture].sizes.items()}
+    config = {hf_size[ours]: values[key] for key, ours in _SIZES.items()}
+    config |= {key: values[key] for key in _SAME_NAME if key in values}
+    config |= {"model_type": architecture, "activation_function": values["activation_fn"]}
+    config["vocab_size"] = _num_rows(part) * num_parts
+    if architecture == "opt":
+        config |= {"do_layer_norm_before": values[_NORM_BEFORE], "word_embed_proj_dim": values[_WIDTHS[0]]}
+    return config
+
+
+def _with_defaults(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The settings with what fairseq takes for those that are left out."""
+    values = {key: value for key, value in settings.items() if value is not None}
+    width = values.get("decoder_embed_dim")
+    defaults = {
+        "activation_fn": "relu",
+        "max_target_positions": values.get("tokens_per_sample"),
+        # Newer versions of metaseq have no such setting, and a final norm where fairseq has one.
+        _NORM_BEFORE: _FINAL_NORM in tensors,
+        _UNSCALED: False,
+        _LEARNED: False,
+        **dict.fromkeys(_WIDTHS, width),
+    }
+    return defaults | values
+
+
+def _problems(values: Mapping[str, Any], architecture: str) -> list[str]:
+    """What is missing from the settings, or is nothing that our model computes with."""
+    wanted: dict[str, Any] = {**_FIXED, _UNSCALED: architecture == "opt"}
+    if architecture == "xglm":
+        wanted |= {_NORM_BEFORE: True, **dict.fromkeys(_WIDTHS, values.get("decoder_embed_dim"))}
+    problems = [
+        f"{key}={values[key]!r} is not supported, only {value!r}"
+        for key, value in wanted.items()
+        if values.get(key, value) != value
+    ]
+    problems += [
+        f"{key}={values.get(key)!r} is not a positive whole number"
+        for key in _SIZES
+        if not is_size(values.get(key))
+    ]
+    narrow, last = (values[key] for key in _WIDTHS)
+    if narrow != last:
+        problems.append(f"{_WIDTHS[0]}={narrow!r} and {_WIDTHS[1]}={last!r} are not one width")
+    if values["activation_fn"] not in ACTIVATIONS:
+        problems.append(f"activation_fn={values['activation_fn']!r} is not one of {sorted(ACTIVATIONS)}")
+    return problems
+
+
+def _num_rows(part: MetaseqPart) -> int:
+    """How many tokens a part has embeddings for."""
+    table = part.tensors.get(_TOKENS)
+    if table is None or table.dim() != 2:
+        raise CheckpointError(f"{part.path} has no table {_TOKENS}; give a checkpoint of a language model.")
+    return len(table)

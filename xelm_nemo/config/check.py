@@ -7,6 +7,11 @@ from xelm_nemo.evaluation.config import rule_problems
 from xelm_nemo.model.config import layout_problems
 
 SHIPPED_SPLITS = ("train", "valid", "test")
+# seed_model.source -> what its path is.
+_SEED_PATHS = {
+    "hf": "a Hugging Face folder or hub id",
+    "metaseq": "a consolidated .pt file or the folder of its parts",
+}
 
 
 def check(config: RunConfig) -> None:
@@ -20,9 +25,10 @@ def check(config: RunConfig) -> None:
     # Numbers out of their range end it: the other checks divide by them.
     problems = number_problems(config) or [
         *_corpus(config),
+        *_seed_model(config),
         *_clusters(config),
         *_batches(config),
-        *(_sizes(config) if config.seed_model.source != "hf" else []),
+        *(_sizes(config) if config.seed_model.source == "random" else []),
         *rule_problems(config.evaluation, can_route=config.clustering.method == "tfidf"),
     ]
     _refuse([*problems, *choice_problems(config)])
@@ -55,9 +61,17 @@ def _corpus(config: RunConfig) -> list[str]:
         problems.append(
             f"corpus.*_split={splits} are not all splits of the shipped corpus; use {list(SHIPPED_SPLITS)}"
         )
-    if config.seed_model.source == "hf" and config.seed_model.path is None:
+    return problems
+
+
+def _seed_model(config: RunConfig) -> list[str]:
+    source, problems = config.seed_model.source, []
+    if source in _SEED_PATHS and config.seed_model.path is None:
+        problems.append(f"seed_model.path is not set; give {_SEED_PATHS[source]}, or seed_model=random")
+    if source == "metaseq" and config.tokenizer.path is None:
         problems.append(
-            "seed_model.path is not set; give a Hugging Face folder or hub id, or seed_model=random"
+            "tokenizer.path is not set, and a metaseq checkpoint brings no tokenizer; give the Hugging Face "
+            "folder or hub id of the model's own, such as facebook/xglm-564M or facebook/opt-125m"
         )
     return problems
 

@@ -24,7 +24,10 @@ def _init_recipe(run: Run) -> Recipe:
         settings = {"shape": shape, "seed": seed_model.seed, "dtype": dtype}
         return Recipe("model", settings, {"tokenizer": run.tokenizer})
     source = Path(str(seed_model.path))
-    return Recipe("model", {"path": str(source)}, {"source": source} if source.is_dir() else {})
+    inputs = {"source": source} if source.exists() else {}
+    if seed_model.source == "metaseq":
+        return Recipe("model", {"path": str(source), "tokenizer": run.config.tokenizer.path}, inputs)
+    return Recipe("model", {"path": str(source)}, inputs)
 
 
 def _recipes(run: Run) -> Mapping[Path, Recipe]:
@@ -46,10 +49,15 @@ def _make(run: Run) -> None:
 
 
 def _import(run: Run, folder: Path, recipe: Recipe) -> None:
-    """A Hugging Face model, whose own sizes count from here on."""
+    """A model from elsewhere, whose own sizes count from here on."""
     from xelm_nemo.checkpoint.hf import import_hf
+    from xelm_nemo.checkpoint.metaseq import import_metaseq
 
-    import_hf(str(run.config.seed_model.path), folder, recipe)
+    path = str(run.config.seed_model.path)
+    if run.config.seed_model.source == "metaseq":
+        import_metaseq(Path(path), folder, recipe, tokenizer=str(run.config.tokenizer.path))
+    else:
+        import_hf(path, folder, recipe)
     check_sizes(run.sized)
     wanted, found = (dataclasses.asdict(config.model) for config in (run.config, run.sized))
     ignored = [f"model.{key}={value!r}" for key, value in wanted.items() if found[key] != value]

@@ -7,6 +7,8 @@ from rich.console import Console
 from rich.table import Table
 
 from xelm_nemo.checkpoint.architectures import read_shape
+from xelm_nemo.checkpoint.config import SeedModelConfig
+from xelm_nemo.checkpoint.metaseq_settings import read_metaseq_shape
 from xelm_nemo.config.compose import to_yaml
 from xelm_nemo.config.values import FINISHING_STAGES
 from xelm_nemo.errors import ArtifactError, CheckpointError, ConfigError, CorpusError
@@ -104,18 +106,29 @@ def _experts(run: Run, stages: Collection[str]) -> list[str]:
 
 
 def _sources(run: Run, stages: Collection[str], *, doubt: bool) -> list[str]:
-    """The Hugging Face folders of seed model and tokenizer; a possible hub id is a problem only in doubt."""
+    """The places of seed model and tokenizer; a possible hub id is a problem only in doubt."""
     config = run.config
     seed = config.seed_model.path if config.seed_model.source == "hf" else None
     own = config.tokenizer.path
     reads = [("branch", "seed_model.path", seed, _model_problem)]
     reads += [("shard", "tokenizer.path" if own else "seed_model.path", own or seed, _tokenizer_problem)]
-    problems = [
+    problems: list[str | None] = [*_metaseq_problems(config.seed_model)] if "branch" in stages else []
+    problems += [
         _source_problem(key, path, inspect, doubt)
         for stage, key, path, inspect in reads
         if stage in stages and path is not None
     ]
     return [problem for problem in dict.fromkeys(problems) if problem]
+
+
+def _metaseq_problems(seed_model: SeedModelConfig) -> list[str]:
+    if seed_model.source != "metaseq":
+        return []
+    try:
+        read_metaseq_shape(Path(str(seed_model.path)))
+    except CheckpointError as error:
+        return [str(error).removesuffix(".")]
+    return []
 
 
 def _source_problem(

@@ -8,6 +8,7 @@ from pathlib import Path
 from xelm_nemo import device
 from xelm_nemo.checkpoint.architectures import read_shape
 from xelm_nemo.checkpoint.facts import FACTS, load_facts
+from xelm_nemo.checkpoint.metaseq_settings import read_metaseq_shape
 from xelm_nemo.config.compose import from_yaml, to_yaml
 from xelm_nemo.config.schema import RunConfig, differing_keys
 from xelm_nemo.corpus.jsonl import Document, read_documents
@@ -41,15 +42,17 @@ class Run:
 
         Raises:
             ArtifactError: the seed model's folder has no config.json.
-            CheckpointError: it describes no model that can be computed with.
+            CheckpointError: it describes no model that can be computed with, or is no checkpoint of metaseq.
         """
         wanted, source = self.config.model, Path(str(self.config.seed_model.path))
-        if self.config.seed_model.source != "hf":
+        if self.config.seed_model.source == "random":
             return self.config
-        if source.is_dir():
+        if self.config.seed_model.source == "hf" and source.is_dir():
             found = read_shape(source)
         elif (self.seed_init / FACTS).is_file():
             found = load_facts(self.seed_init).shape
+        elif self.config.seed_model.source == "metaseq":
+            found = read_metaseq_shape(source)
         else:
             return self.config
         dropout = {name: getattr(wanted, name) for name in ("hidden_dropout", "attention_dropout")}

@@ -43,6 +43,7 @@ REQUIREMENTS = [
     "megatron-core>=0.15.3,<0.16",  # the newest line that NeMo 2.7.3 works with
     "numpy>=1.26,<2",  # megatron-core 0.15 needs the 1.x API
     "omegaconf>=2.3,<2.4",
+    "psutil>=5.9",  # Megatron's checkpoint writer asks for it without saying so
     "rich>=13",
     "safetensors>=0.4.5",
     "scikit-learn>=1.5",

@@ -28,22 +28,18 @@ if folder.name.startswith("half"):
 """
 
 
-WORKER_THAT_FORKS = """
+BOUND_WORKER = """
 import os, time
 from xelm_nemo.launch.local import die_with_launcher
 die_with_launcher()
-if os.fork():
-    print(os.getpid(), end=" ", flush=True)
-else:
-    time.sleep(0.2)
-    print(os.getpid(), flush=True)
+print(os.getpid(), flush=True)
 time.sleep(60)
 """
 PARENT = f"""
 import os, subprocess, sys, time
 from xelm_nemo.launch.local import LAUNCHER
 environment = os.environ | {{LAUNCHER: str(os.getpid())}}
-child = subprocess.Popen([sys.executable, "-c", {WORKER_THAT_FORKS!r}], env=environment)
+child = subprocess.Popen([sys.executable, "-c", {BOUND_WORKER!r}], env=environment)
 time.sleep(60)
 """
 
@@ -109,15 +105,15 @@ def test_progress_is_asked_for_while_jobs_run(job):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal is Linux's")
-def test_worker_and_what_it_forked_die_with_the_launcher():
+def test_worker_dies_with_the_launcher():
     parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
-    worker, forked = map(int, parent.stdout.readline().split())
-    assert is_running(worker) and is_running(forked)
+    worker = int(parent.stdout.readline())
+    assert is_running(worker)
     parent.kill()
     parent.wait()
     deadline = time.monotonic() + 10
-    while is_running(worker) or is_running(forked):
-        assert time.monotonic() < deadline, "a worker outlived its launcher"
+    while is_running(worker):
+        assert time.monotonic() < deadline, "the worker outlived its launcher"
         time.sleep(0.02)
 
 

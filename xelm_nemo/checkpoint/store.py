@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import queue
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +11,11 @@ import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.core import CheckpointingException
-from megatron.core.dist_checkpointing.strategies import filesystem_async
+from torch.distributed.checkpoint.api import CheckpointException
 
 from xelm_nemo import artifacts
 from xelm_nemo.artifacts import Recipe
+from xelm_nemo.checkpoint import writer
 from xelm_nemo.checkpoint.facts import FACTS, ModelFacts, load_facts
 from xelm_nemo.errors import CheckpointError
 from xelm_nemo.files import atomic_folder, remove, write_json
@@ -27,10 +27,9 @@ WEIGHTS = "weights"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # The one format that Megatron does not call deprecated and that any layout can load.
 _OPTIMIZER_FORMAT = {"distrib_optim_sharding_type": "fully_reshardable"}
-# Saves are synchronous, so their results pass within this process. Megatron's default is a manager
-# process a rank, which takes a second to start and outlives a rank that is killed.
-filesystem_async._results_queue = queue.Queue()
 _ITERATION_FOLDER = re.compile(r"iter_(\d+)")
+
+writer.use_threads()
 
 
 # --- Finished models ------------------------------------------------------------------------------
@@ -41,7 +40,7 @@ def save_model(folder: Path, model: DecoderModel, facts: ModelFacts, recipe: Rec
     with _collective_folder(folder, recipe) as part:
         (part / WEIGHTS).mkdir(exist_ok=True)
         dist.barrier()
-        dist_checkpointing.save(_weights(model), str(part / WEIGHTS))
+        _save(_weights(model), part / WEIGHTS)
         if dist.get_rank() == 0:
             write_json(part / FACTS, dataclasses.asdict(facts))
 
@@ -116,7 +115,7 @@ class Checkpoints:
         """Write model and optimizer; older states beyond `keep` go afterwards. All ranks call it."""
         recipe = Recipe("checkpoint", {"iteration": iteration})
         with _collective_folder(self._path(iteration), recipe) as part:
-            dist_checkpointing.save(self._state(model, optimizer, loading=False), str(part))
+            _save(self._state(model, optimizer, loading=False), part)
         if dist.get_rank() == 0:
             for old in self.iterations()[: -self._keep]:
                 remove(self._path(old))
@@ -144,6 +143,17 @@ class Checkpoints:
             sharded, is_loading=loading, metadata=_OPTIMIZER_FORMAT
         )
         return {"model": sharded, "optimizer": optimizer_state}
+
+
+def _save(sharded_state: dict[str, Any], folder: Path) -> None:
+    try:
+        dist_checkpointing.save(sharded_state, str(folder))
+    except (CheckpointException, OSError) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise CheckpointError(
+            f"{folder.parent} cannot be written ({reason}); what was there before is whole. "
+            "Make room and run again."
+        ) from error
 
 
 def _load(sharded_state: dict[str, Any], folder: Path) -> dict[str, Any]:

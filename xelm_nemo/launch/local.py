@@ -93,7 +93,7 @@ def run_jobs(
 
 
 def die_with_launcher() -> None:
-    """Have the kernel kill this process, and those that it forks, when the launcher dies.
+    """Have the kernel kill this process when the launcher dies.
 
     Without it a training run that nobody waits for would go on writing beside the one that took its
     place. Does nothing in a process that no launcher started, or where there is no such kernel.
@@ -101,14 +101,9 @@ def die_with_launcher() -> None:
     launcher = os.environ.get(LAUNCHER)
     if launcher is None or sys.platform != "linux":
         return
-    _die_with_parent(int(launcher))
-    os.register_at_fork(after_in_child=lambda: _die_with_parent(os.getppid()))
-
-
-def _die_with_parent(parent: int) -> None:
     with suppress(OSError):
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the call
+    if os.getppid() != int(launcher):  # it died before the call
         os.kill(os.getpid(), signal.SIGKILL)
 
 

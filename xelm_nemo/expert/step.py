@@ -1,6 +1,7 @@
 """One optimizer step, through Megatron's schedules at any layout."""
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -49,12 +50,11 @@ def seed_dropout(seed: int, iteration: int, layout: Layout) -> None:
 def _run(model: Any, batches: Iterator[Batch], num_micro_batches: int, *, forward_only: bool) -> torch.Tensor:
     config = model.config
     config.finalize_model_grads_func = finalize_model_grads
-    batch_size, seq_length = None, None
     first = next(batches)
     batch_size, seq_length = first["tokens"].shape
     losses: list[torch.Tensor] = get_forward_backward_func()(
         forward_step_func=_forward_step,
-        data_iterator=_chain(first, batches),
+        data_iterator=chain([first], batches),
         model=[model],
         num_microbatches=num_micro_batches,
         seq_length=seq_length,
@@ -62,11 +62,6 @@ def _run(model: Any, batches: Iterator[Batch], num_micro_batches: int, *, forwar
         forward_only=forward_only,
     )
     return _share_loss(losses)
-
-
-def _chain(first: Batch, rest: Iterator[Batch]) -> Iterator[Batch]:
-    yield first
-    yield from rest
 
 
 def _forward_step(batches: Iterator[Batch], model: Any) -> Any:

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from xelm_nemo.checkpoint import opt, xglm
 from xelm_nemo.checkpoint.architectures import shape_of
 from xelm_nemo.checkpoint.metaseq_files import MetaseqPart, open_part, part_files
@@ -81,7 +79,7 @@ def hf_config(part: MetaseqPart, num_parts: int) -> dict[str, Any]:
     return config
 
 
-def _with_defaults(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def _with_defaults(settings: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
     """The settings with what fairseq takes for those that are left out."""
     values = {key: value for key, value in settings.items() if value is not None}
     width = values.get("decoder_embed_dim")
@@ -123,6 +121,6 @@ def _problems(values: Mapping[str, Any], architecture: str) -> list[str]:
 def _num_rows(part: MetaseqPart) -> int:
     """How many tokens a part has embeddings for."""
     table = part.tensors.get(_TOKENS)
-    if table is None or table.dim() != 2:
+    if table is None or len(table.shape) != 2:
         raise CheckpointError(f"{part.path} has no table {_TOKENS}; give a checkpoint of a language model.")
-    return len(table)
+    return table.shape[0]

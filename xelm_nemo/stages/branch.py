@@ -70,12 +70,13 @@ def _initialise(run: Run, folder: Path, recipe: Recipe) -> None:
     from xelm_nemo import parallel
     from xelm_nemo.checkpoint import store
     from xelm_nemo.checkpoint.facts import ModelFacts
+    from xelm_nemo.checkpoint.lazy import DTYPES
     from xelm_nemo.model.gpt import build_model
 
     vocab_size, dtype = len(load_tokenizer(run.tokenizer)), run.config.precision.params_dtype
     with parallel.model_parallel(seed=run.config.seed_model.seed, alone=True):
         shape = run.config.model
-        model = build_model(shape, ParallelConfig(), vocab_size=vocab_size, dtype=store.DTYPES[dtype])
+        model = build_model(shape, ParallelConfig(), vocab_size=vocab_size, dtype=DTYPES[dtype])
         facts = ModelFacts(shape, vocab_size, dtype, str(run.tokenizer), name="seed_model")
         store.save_model(folder, model, facts, recipe)
 

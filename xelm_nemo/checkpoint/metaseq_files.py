@@ -11,13 +11,13 @@ from typing import Any
 import torch
 
 from xelm_nemo.checkpoint.lazy import LazyTensor
+from xelm_nemo.checkpoint.pickles import foreign_name
 from xelm_nemo.checkpoint.weights import in_memory
 from xelm_nemo.errors import CheckpointError
 
 _PART = re.compile(r"-model_part-(\d+)(?=[-.])")
 _FSDP_FILE = re.compile(r"-shard\d+\.pt$")
 _FSDP_TENSOR = "flat_param"
-_FOREIGN = re.compile(r"(?:GLOBAL|class) ([\w.]+)")
 WANTED = "a consolidated .pt file of metaseq or fairseq, or a folder of *-model_part-<p>*.pt files"
 
 
@@ -84,9 +84,9 @@ def _load(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     # Whatever torch makes of bytes that are not what it expects, one type of error each.
     except Exception as error:
-        if foreign := _FOREIGN.search(str(error)):
+        if foreign := foreign_name(error):
             raise CheckpointError(
-                f"{path} names {foreign[1]}, and only tensors, plain values and argparse.Namespace are read; "
+                f"{path} names {foreign}, and only tensors, plain values and argparse.Namespace are read; "
                 "save it again without, as {'model': state_dict, 'cfg': {'model': dict}}."
             ) from error
         reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -19,7 +19,9 @@ _LAYER = "layers.*."
 _BY_ROWS = ("self_attn.q_proj.", "self_attn.k_proj.", "self_attn.v_proj.", "fc1.")  # biases too
 _BY_COLUMNS = ("self_attn.out_proj.", "fc2.")  # biases are whole in every part
 _WHOLE = ("self_attn_layer_norm.", "final_layer_norm.")
+_FLOAT = "decoder.embed_positions._float_tensor"
 _FUSED_ORDER = "kvq"  # metaseq's, within each part
+TOKENS, HEAD = "decoder.embed_tokens.weight", "decoder.output_projection.weight"  # tied
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,10 @@ def name_table(architecture: str) -> dict[str, Entry]:
     """Every tensor that a checkpoint of "xglm" or "opt" may hold, `*` for the number of a layer."""
     root = _ROOTS[architecture]
     table = {
-        "decoder.embed_tokens.weight": Entry((f"{root}embed_tokens.weight",), _ROWS),
-        "decoder.output_projection.weight": Entry(("lm_head.weight",), _ROWS),
+        TOKENS: Entry((f"{root}embed_tokens.weight",), _ROWS),
+        HEAD: Entry(("lm_head.weight",), _ROWS),
         "decoder.version": Entry(()),
-        "decoder.embed_positions._float_tensor": Entry(()),
+        _FLOAT: Entry(()),
     }
     if architecture == "opt":
         table["decoder.embed_positions.weight"] = Entry((f"{root}embed_positions.weight",))
@@ -59,6 +61,20 @@ def _layer_table(root: str, kind: str) -> dict[str, Entry]:
     }
     fused = tuple(f"{root}{_LAYER}self_attn.{name}_proj.{kind}" for name in _FUSED_ORDER)
     return table | {f"decoder.{_LAYER}self_attn.qkv_proj.{kind}": Entry(fused, _ROWS)}
+
+
+def from_hf(name: str, architecture: str) -> str:
+    """What metaseq calls a tensor of Hugging Face's; projections are apart."""
+    number = re.search(r"\.layers\.(\d+)\.", name)
+    pattern = name.replace(number[0], ".layers.*.", 1) if number else name
+    ours = next(ours for ours, entry in name_table(architecture).items() if entry.hf == (pattern,))
+    return ours.replace("*", number[1]) if number else ours
+
+
+def weightless(architecture: str) -> dict[str, Tensor]:
+    """The tensors beside the weights that metaseq's and fairseq's own checkpoints hold."""
+    beside = {"decoder.version": torch.tensor([3.0])}
+    return beside if architecture == "opt" else beside | {_FLOAT: torch.zeros(1)}
 
 
 def to_hf(

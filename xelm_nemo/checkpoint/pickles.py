@@ -6,6 +6,7 @@ anything else, or does anything else with them, is refused and nothing of it is 
 """
 
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from xelm_nemo.errors import CheckpointError
 
 INDEX, COMMON = ".metadata", "common.pt"
+_FOREIGN = re.compile(r"(?:GLOBAL|class) ([\w.]+)")  # in torch's errors, and in ours
 _DTYPES = tuple(name for name, value in vars(torch).items() if isinstance(value, torch.dtype))
 # What torch and Megatron make an index of, by module.
 _KNOWN = {
@@ -48,7 +50,7 @@ class _StandIn(dict[Any, Any]):
 class _Inspector(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if name not in _KNOWN.get(module, ()):
-            raise pickle.UnpicklingError(f"it names {module}.{name}")
+            raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
         return _StandIn
 
 
@@ -66,11 +68,21 @@ def check_pickles(folder: Path) -> None:
             raise CheckpointError(f"{path} is missing; give a whole distributed checkpoint.") from error
         # Whatever a reader makes of bytes that are not what it expects, one type of error each.
         except Exception as error:
+            if foreign := foreign_name(error):
+                raise CheckpointError(
+                    f"{path} names {foreign}, which no distributed checkpoint is made of; nothing of it was "
+                    "run. Do not trust this one."
+                ) from error
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise CheckpointError(
-                f"{path} holds more than a distributed checkpoint's index and plain values ({reason}); nothing "
-                "of it was run. Do not trust this one."
+                f"{path} cannot be read ({reason}); give a whole distributed checkpoint."
             ) from error
+
+
+def foreign_name(error: Exception) -> str | None:
+    """What a pickle names that its reader does not admit, from the reader's error."""
+    found = _FOREIGN.search(str(error))
+    return found[1] if found else None
 
 
 def _look_through_index(path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from xelm_nemo import artifacts
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.config.check import check_sizes
-from xelm_nemo.corpus.tokenizer import load_tokenizer
+from xelm_nemo.corpus.tokenizer import check_special_ids, has_tokenizer, load_tokenizer
 from xelm_nemo.model.config import ParallelConfig, recorded_settings
 from xelm_nemo.stages.jobs import seed_job, train_all
 from xelm_nemo.stages.run import Run
@@ -50,19 +50,33 @@ def _make(run: Run) -> None:
 
 def _import(run: Run, folder: Path, recipe: Recipe) -> None:
     """A model from elsewhere, whose own sizes count from here on."""
-    from xelm_nemo.checkpoint.hf import import_hf
+    from xelm_nemo.checkpoint.hf import import_hf, resolve_source
     from xelm_nemo.checkpoint.metaseq import import_metaseq
 
-    path = str(run.config.seed_model.path)
+    path, own = str(run.config.seed_model.path), run.config.tokenizer.path
     if run.config.seed_model.source == "metaseq":
-        import_metaseq(Path(path), folder, recipe, tokenizer=str(run.config.tokenizer.path))
+        _check_tokenizer(own, Path(path))
+        import_metaseq(Path(path), folder, recipe, tokenizer=str(own))
     else:
+        _check_tokenizer(own, resolve_source(path))
         import_hf(path, folder, recipe)
     check_sizes(run.sized)
     wanted, found = (dataclasses.asdict(config.model) for config in (run.config, run.sized))
     ignored = [f"model.{key}={value!r}" for key, value in wanted.items() if found[key] != value]
     if ignored:
         log.warning("branch: %s is not of the seed model, whose own sizes count", ", ".join(ignored))
+
+
+def _check_tokenizer(own: str | None, model: Path) -> None:
+    """See that the tokenizer is one of the architecture's; a seed model converts without any, too.
+
+    Raises:
+        ArtifactError: its special tokens have other ids, or tokenizer.path has none.
+    """
+    if own is None and not has_tokenizer(model):
+        log.warning("branch: %s has no tokenizer; tokenizer.path=DIR gives it one", model)
+    else:
+        check_special_ids(load_tokenizer(own or model), own or model)
 
 
 def _initialise(run: Run, folder: Path, recipe: Recipe) -> None:

@@ -11,6 +11,7 @@ from xelm_nemo.checkpoint.config import SeedModelConfig
 from xelm_nemo.checkpoint.metaseq_settings import read_metaseq_shape
 from xelm_nemo.config.compose import to_yaml
 from xelm_nemo.config.values import FINISHING_STAGES
+from xelm_nemo.corpus.tokenizer import has_tokenizer
 from xelm_nemo.errors import ArtifactError, CheckpointError, ConfigError, CorpusError
 from xelm_nemo.stages.jobs import expert_job, round_jobs, seed_job
 from xelm_nemo.stages.run import Run
@@ -18,7 +19,6 @@ from xelm_nemo.stages.stage import Stage
 
 _HELP = {"-h", "--help"}
 _LISTED_CLUSTERS = 4
-_TOKENIZER_FILES = ("tokenizer*.json", "*.model", "vocab*")
 
 
 def wants_help(arguments: Sequence[str]) -> bool:
@@ -152,9 +152,8 @@ def _model_problem(key: str, folder: Path) -> str | None:
 
 
 def _tokenizer_problem(key: str, folder: Path) -> str | None:
-    has_tokenizer = any(path for pattern in _TOKENIZER_FILES for path in folder.glob(pattern))
     said = f"{key}={str(folder)!r} has no tokenizer: set tokenizer.path=DIR to a folder that has one"
-    return None if has_tokenizer else said
+    return None if has_tokenizer(folder) else said
 
 
 def _may_be_hub_id(path: str) -> bool:

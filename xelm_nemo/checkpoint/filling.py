@@ -43,14 +43,23 @@ def writing(folder: Path) -> Iterator[None]:
     """Say in one line that a folder cannot be written.
 
     Raises:
-        CheckpointError: instead of an OSError.
+        CheckpointError: instead of an OSError, and of what torch makes of one.
     """
     try:
         yield
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
+        if (reason := _os_error(error)) is None:
+            raise
         raise CheckpointError(
-            f"{folder} cannot be written ({error}); what was there before is whole. Make room and run again."
+            f"{folder} cannot be written ({reason}); what was there before is whole. Make room and run again."
         ) from error
+
+
+def _os_error(error: BaseException | None) -> OSError | None:
+    """The error of the system that another error came of."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__context__
+    return error
 
 
 def _opened(path: Path, stack: contextlib.ExitStack) -> int:

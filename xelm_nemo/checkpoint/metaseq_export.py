@@ -63,8 +63,8 @@ def _lay_out(
         for batch in batches
         for name, shape in batch.shapes.items()
     }
-    with torch.serialization.skip_data():
-        torch.save({"model": room | {HEAD: room[TOKENS]}, "cfg": {"model": dict(settings)}}, path)
+    with torch.serialization.skip_data(), path.open("wb") as file:
+        torch.save({"model": room | {HEAD: room[TOKENS]}, "cfg": {"model": dict(settings)}}, file)
     places = _places(path)  # torch numbers what it stores in the order in which it comes across it
     return {name: (path, places[number]) for number, name in enumerate(room)}
 

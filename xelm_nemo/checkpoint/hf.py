@@ -12,7 +12,7 @@ from xelm_nemo.artifacts import Recipe
 from xelm_nemo.checkpoint import store
 from xelm_nemo.checkpoint.architectures import ARCHITECTURES, CONFIG, shape_of
 from xelm_nemo.checkpoint.card import model_card
-from xelm_nemo.checkpoint.facts import load_facts
+from xelm_nemo.checkpoint.facts import ModelFacts, load_facts
 from xelm_nemo.checkpoint.imports import import_weights
 from xelm_nemo.checkpoint.mapping import megatron_tensors
 from xelm_nemo.checkpoint.weights import SAFETENSORS, read_weights, with_prefix
@@ -53,7 +53,12 @@ def import_hf(source: Path | str, output: Path, recipe: Recipe) -> None:
 
 
 def export_hf(
-    model_folder: Path, output: Path, *, tokenizer: Path, card: Mapping[str, Any] | str | None = None
+    model_folder: Path,
+    output: Path,
+    *,
+    tokenizer: Path,
+    card: Mapping[str, Any] | str | None = None,
+    facts: ModelFacts | None = None,
 ) -> None:
     """Write a finished model as a folder that `transformers` loads, at any layout it was saved in.
 
@@ -62,12 +67,13 @@ def export_hf(
         output: the folder to write; one that is there is replaced.
         tokenizer: its tokenizer's folder.
         card: text of the model card, or facts for the table of a generated one (`card.model_card`).
+        facts: what is known of the model; None reads it from the folder.
 
     Raises:
         ArtifactError: the model or the tokenizer is missing, or the tokenizer has ids without weights.
         CheckpointError: Hugging Face's architecture cannot express the model. No output is left behind.
     """
-    facts = load_facts(model_folder)
+    facts = facts or load_facts(model_folder)
     architecture = ARCHITECTURES[facts.shape.architecture]
     config = architecture.write_config(facts)
     words = load_tokenizer(tokenizer)
@@ -77,7 +83,7 @@ def export_hf(
             f"give the tokenizer that the model was trained with, {facts.tokenizer}."
         )
     with parallel.model_parallel(alone=True):
-        model = store.load_model(model_folder, ParallelConfig())
+        model = store.load_model(model_folder, ParallelConfig(), facts=facts)
         weights = architecture.weight_map(facts.shape, facts.vocab_size).to_hf(megatron_tensors(model))
     with atomic_folder(output) as part:
         write_json(part / CONFIG, config | _ids(words, "bos", "eos"))

@@ -51,6 +51,7 @@ def load_model(
     *,
     dtype: torch.dtype | None = None,
     shape: ModelConfig | None = None,
+    facts: ModelFacts | None = None,
 ) -> DecoderModel:
     """This rank's part of a finished model, at any layout.
 
@@ -60,11 +61,12 @@ def load_model(
         dtype: of the weights; None keeps what is on disk.
         shape: the shape wanted; its dropout counts, its sizes must be those on disk. None takes the
             shape on disk.
+        facts: what is known of the model; None reads it from the folder.
 
     Raises:
         CheckpointError: weights are missing or of another shape.
     """
-    facts = load_facts(folder)
+    facts = facts or load_facts(folder)
     if shape is not None:
         _check_sizes(folder, facts.shape, shape)
     model = build_model(
@@ -88,6 +90,16 @@ def load_weights(model: DecoderModel, folder: Path) -> None:
     """Fill a model from a model folder."""
     state = _load(_weights(model), folder / WEIGHTS)
     model.load_state_dict({key.removeprefix(KEY_PREFIX): value for key, value in state.items()}, strict=False)
+
+
+def stored_dtype(folder: Path) -> str:
+    """The `DTYPES` name of a folder's `weights/`: bf16 where all weights are, else fp32, which holds any."""
+    try:
+        tensors = dist_checkpointing.load_tensors_metadata(str(folder / WEIGHTS))
+    except (CheckpointingException, KeyError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{folder / WEIGHTS} cannot be read: {str(error).splitlines()[0]}") from error
+    dtypes = {tensor.dtype for key, tensor in tensors.items() if key.startswith(KEY_PREFIX)}
+    return "bf16" if dtypes == {torch.bfloat16} else "fp32"
 
 
 def _weights(model: DecoderModel) -> dict[str, Any]:

@@ -4,7 +4,7 @@ python -m xelm_nemo.export source=DIR output=DIR
 
 source     a model, or a folder of several (runs/<name>/experts/round0), each of which becomes a folder
 output     where they go
-format     hf, the only one so far
+format     hf (the default), or nemo: a NeMo checkpoint, for which NeMo has to be installed
 tokenizer  the tokenizer's folder, if not the one that the model was trained with
 """
 

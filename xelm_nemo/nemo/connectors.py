@@ -10,8 +10,8 @@ from xelm_nemo.artifacts import Recipe
 from xelm_nemo.checkpoint.architectures import read_shape
 from xelm_nemo.checkpoint.facts import load_facts
 from xelm_nemo.checkpoint.hf import export_hf, import_hf, resolve_source
-from xelm_nemo.checkpoint.nemo import read_facts
-from xelm_nemo.checkpoint.store import WEIGHTS
+from xelm_nemo.checkpoint.nemo import read_nemo_facts
+from xelm_nemo.checkpoint.nemo_context import WEIGHTS
 from xelm_nemo.corpus.tokenizer import load_tokenizer
 from xelm_nemo.errors import ArtifactError
 from xelm_nemo.files import atomic_folder, remove
@@ -56,7 +56,7 @@ class HFExporter(io.ModelConnector):  # type: ignore[misc]
 
     def apply(self, output_path: Path, **_: Any) -> Path:
         """Write the folder; on an error none is left behind."""
-        facts = read_facts(Path(self))
+        facts = read_nemo_facts(Path(self))
         export_hf(Path(self), Path(output_path), tokenizer=Path(facts.tokenizer), facts=facts)
         return Path(output_path)
 

@@ -11,8 +11,7 @@ from nemo.collections.common.tokenizers import AutoTokenizer
 from nemo.lightning.io.pl import TrainerContext
 
 from xelm_nemo.checkpoint.facts import ModelFacts, load_facts
-from xelm_nemo.checkpoint.nemo import CONTEXT
-from xelm_nemo.checkpoint.store import WEIGHTS
+from xelm_nemo.checkpoint.nemo_context import CONTEXT, WEIGHTS
 from xelm_nemo.corpus.tokenizer import load_tokenizer
 from xelm_nemo.nemo.models import ARCHITECTURES, config_settings
 

@@ -25,7 +25,7 @@ class Decoder(DecoderModel):
         return {key: value for key, value in state.items() if not key.endswith("_extra_state")}
 
 
-def _forward_step(model: Any, batch: dict[str, Any]) -> Any:
+def forward_step(model: Any, batch: dict[str, Any]) -> Any:
     """NeMo's own refuses batches without a mask where Transformer Engine is missing; ours is always causal."""
     return model(batch["tokens"], batch.get("position_ids"), labels=batch.get("labels"))
 
@@ -70,7 +70,7 @@ class DecoderConfig(llm.GPTConfig):
     post_layernorm: bool = False
     word_embed_proj_dim: int | None = None
     cross_entropy_loss_fusion: bool = False  # rounds otherwise than HF
-    forward_step_fn: Callable[..., Any] = _forward_step
+    forward_step_fn: Callable[..., Any] = forward_step
 
     def shape(self) -> ModelConfig:
         """The shape that the fields describe.

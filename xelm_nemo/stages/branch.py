@@ -25,7 +25,7 @@ def _init_recipe(run: Run) -> Recipe:
         return Recipe("model", settings, {"tokenizer": run.tokenizer})
     source = Path(str(seed_model.path))
     inputs = {"source": source} if source.exists() else {}
-    if seed_model.source == "metaseq":
+    if seed_model.source in ("metaseq", "nemo"):
         return Recipe("model", {"path": str(source), "tokenizer": run.config.tokenizer.path}, inputs)
     return Recipe("model", {"path": str(source)}, inputs)
 
@@ -52,10 +52,13 @@ def _import(run: Run, folder: Path, recipe: Recipe) -> None:
     """A model from elsewhere, whose own sizes count from here on."""
     from xelm_nemo.checkpoint.hf import import_hf
     from xelm_nemo.checkpoint.metaseq import import_metaseq
+    from xelm_nemo.checkpoint.nemo import import_nemo
 
     path = str(run.config.seed_model.path)
     if run.config.seed_model.source == "metaseq":
         import_metaseq(Path(path), folder, recipe, tokenizer=str(run.config.tokenizer.path))
+    elif run.config.seed_model.source == "nemo":
+        import_nemo(Path(path), folder, recipe, tokenizer=run.config.tokenizer.path)
     else:
         import_hf(path, folder, recipe)
     check_sizes(run.sized)

@@ -1,7 +1,8 @@
-"""Stage `export`: trained models as Hugging Face folders."""
+"""Stage `export`: trained models in the formats of other libraries."""
 
+import importlib.util
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,11 @@ def export_source(config: ExportConfig) -> None:
     """Export one model into `output`, or each model of a folder into `output/<name>`.
 
     Raises:
-        ConfigError: the format is not known, or the output would replace the source.
+        ConfigError: the format is not known, or needs a package that is not installed, or the output would
+            replace the source.
         ArtifactError: there is no model, or no tokenizer for it, or the output holds other files.
     """
-    if config.format != "hf":
-        raise ConfigError(f"format={config.format!r} is not known; use 'hf'.")
+    _check_format(config.format)
     source, output = Path(config.source).resolve(), Path(config.output).resolve()
     if source.is_relative_to(output) or output.is_relative_to(source):
         raise ConfigError(
@@ -36,8 +37,17 @@ def export_source(config: ExportConfig) -> None:
     for name, model in _find_models(source).items():
         folder = output / name if name else output
         tokenizer = Path(config.tokenizer) if config.tokenizer else _find_tokenizer(model)
-        _export(folder, _recipe(model, tokenizer))
+        _export(folder, _recipe(model, tokenizer, config.format))
         log.info("export: %s -> %s", model, folder)
+
+
+def _check_format(name: str) -> None:
+    if name not in _WRITERS:
+        raise ConfigError(f"format={name!r} is not known; use one of {list(_WRITERS)}.")
+    if name == "nemo" and importlib.util.find_spec("nemo") is None:
+        raise ConfigError(
+            "format=nemo needs NeMo, which is not installed; run `pip install -c constraints.txt -e .[nemo]`."
+        )
 
 
 def _find_models(source: Path) -> dict[str, Path]:
@@ -62,18 +72,32 @@ def _find_tokenizer(model: Path) -> Path:
     return next((folder for folder in beside if folder.is_dir()), Path(load_facts(model).tokenizer))
 
 
-def _recipe(model: Path, tokenizer: Path) -> Recipe:
-    return Recipe("export", {"format": "hf"}, {"model": model, "tokenizer": tokenizer})
+def _recipe(model: Path, tokenizer: Path, form: str = "hf") -> Recipe:
+    return Recipe("export", {"format": form}, {"model": model, "tokenizer": tokenizer})
 
 
 def _export(folder: Path, recipe: Recipe) -> None:
     """Make one folder, from weights whose bytes are those that were written."""
-    from xelm_nemo.checkpoint.hf import export_hf
-
     model, tokenizer = recipe.inputs["model"], recipe.inputs["tokenizer"]
     artifacts.verify(model)
     with artifacts.build(folder, recipe) as part:
-        export_hf(model, part, tokenizer=tokenizer, card=_card_rows(model))
+        _WRITERS[recipe.settings["format"]](model, part, tokenizer)
+
+
+def _write_hf(model: Path, folder: Path, tokenizer: Path) -> None:
+    from xelm_nemo.checkpoint.hf import export_hf
+
+    export_hf(model, folder, tokenizer=tokenizer, card=_card_rows(model))
+
+
+def _write_nemo(model: Path, folder: Path, tokenizer: Path) -> None:
+    from xelm_nemo.nemo.context import write_checkpoint
+
+    write_checkpoint(model, folder, tokenizer=tokenizer)
+
+
+# format -> what fills a folder with a model in it.
+_WRITERS: dict[str, Callable[[Path, Path, Path], None]] = {"hf": _write_hf, "nemo": _write_nemo}
 
 
 def _card_rows(model: Path) -> dict[str, Any]:

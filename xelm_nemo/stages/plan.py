@@ -7,9 +7,10 @@ from rich.console import Console
 from rich.table import Table
 
 from xelm_nemo.checkpoint.architectures import read_shape
-from xelm_nemo.checkpoint.config import SeedModelConfig
 from xelm_nemo.checkpoint.metaseq_settings import read_metaseq_shape
+from xelm_nemo.checkpoint.nemo_context import read_nemo_shape, tokenizer_place
 from xelm_nemo.config.compose import to_yaml
+from xelm_nemo.config.schema import RunConfig
 from xelm_nemo.config.values import FINISHING_STAGES
 from xelm_nemo.errors import ArtifactError, CheckpointError, ConfigError, CorpusError
 from xelm_nemo.stages.jobs import expert_job, round_jobs, seed_job
@@ -112,7 +113,7 @@ def _sources(run: Run, stages: Collection[str], *, doubt: bool) -> list[str]:
     own = config.tokenizer.path
     reads = [("branch", "seed_model.path", seed, _model_problem)]
     reads += [("shard", "tokenizer.path" if own else "seed_model.path", own or seed, _tokenizer_problem)]
-    problems: list[str | None] = [*_metaseq_problems(config.seed_model)] if "branch" in stages else []
+    problems: list[str | None] = [*_checkpoint_problems(config)] if "branch" in stages else []
     problems += [
         _source_problem(key, path, inspect, doubt)
         for stage, key, path, inspect in reads
@@ -121,11 +122,15 @@ def _sources(run: Run, stages: Collection[str], *, doubt: bool) -> list[str]:
     return [problem for problem in dict.fromkeys(problems) if problem]
 
 
-def _metaseq_problems(seed_model: SeedModelConfig) -> list[str]:
-    if seed_model.source != "metaseq":
+def _checkpoint_problems(config: RunConfig) -> list[str]:
+    seed_model = config.seed_model
+    read = {"metaseq": read_metaseq_shape, "nemo": read_nemo_shape}.get(seed_model.source)
+    if read is None:
         return []
     try:
-        read_metaseq_shape(Path(str(seed_model.path)))
+        read(Path(str(seed_model.path)))
+        if seed_model.source == "nemo" and not (config.tokenizer.path or tokenizer_place(Path(str(seed_model.path)))):
+            return [f"seed_model.path={seed_model.path!r} brings no tokenizer: set tokenizer.path=DIR to its model's"]
     except CheckpointError as error:
         return [str(error).removesuffix(".")]
     return []

@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 
 from xelm_nemo.artifacts import Recipe
+from xelm_nemo.checkpoint.nemo_context import tokenizer_place
 from xelm_nemo.clustering.assign import read_assignment
 from xelm_nemo.corpus.tokenizer import load_tokenizer, train_tokenizer
 from xelm_nemo.errors import ConfigError
@@ -18,7 +19,10 @@ log = logging.getLogger(__name__)
 def _tokenizer_source(run: Run) -> str | None:
     """Folder or hub id of the tokenizer to use; None: train one."""
     seed_model = run.config.seed_model
-    return run.config.tokenizer.path or (seed_model.path if seed_model.source == "hf" else None)
+    if run.config.tokenizer.path is not None or seed_model.path is None:
+        return run.config.tokenizer.path
+    brought = {"hf": str, "nemo": lambda path: tokenizer_place(Path(path))}
+    return brought[seed_model.source](seed_model.path) if seed_model.source in brought else None
 
 
 def _tokenizer_recipe(run: Run) -> Recipe:

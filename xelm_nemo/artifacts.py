@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from xelm_nemo.errors import ArtifactError
-from xelm_nemo.files import atomic_folder, fingerprint, read_json, sha256, write_json
+from xelm_nemo.files import atomic_folder, fingerprint, read_json, sha256_each, write_json
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -87,8 +87,8 @@ def write_manifest(folder: Path, stamp: Mapping[str, Any]) -> None:
     """Record the recipe's stamp and the hash of every file in the folder; marks the folder as whole."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
     entries = {
-        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256(path)}
-        for path in files
+        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": digest}
+        for path, digest in zip(files, sha256_each(files), strict=True)
     }
     # The digest speaks of content only: an input that was touched but not changed makes its artifact
     # be built again, and nothing after it.
@@ -123,13 +123,16 @@ def verify(folder: Path) -> None:
     Raises:
         ArtifactError: names the first file that is missing or whose bytes changed.
     """
-    for name, entry in read_json(folder / MANIFEST)["files"].items():
-        path = folder / name
+    recorded = {
+        folder / name: entry["sha256"] for name, entry in read_json(folder / MANIFEST)["files"].items()
+    }
+    for path in recorded:
         if not path.is_file():
             raise ArtifactError(
                 f"{path} is missing; delete {folder} and run the command that makes it again."
             )
-        if sha256(path) != entry["sha256"]:
+    for path, found in zip(recorded, sha256_each(list(recorded)), strict=True):
+        if found != recorded[path]:
             raise ArtifactError(f"{path} has changed since it was made; delete {folder} and run again.")
 
 

@@ -37,8 +37,7 @@ def model_parallel(
     """Join the ranks of one model for the length of the block.
 
     Ranks find each other as torchrun's do (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT);
-    without these variables, or with `alone`, the process is a world of its own. A process that already is
-    one (NeMo's trainer makes groups and leaves them) stays in it.
+    without these variables, or with `alone`, the process is a world of its own.
 
     Raises:
         ConfigError: the number of ranks is not a multiple of the model-parallel size.
@@ -46,9 +45,6 @@ def model_parallel(
     from megatron.core import parallel_state
     from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 
-    if alone and dist.is_initialized() and dist.get_world_size() == 1:
-        yield Layout(rank=0, dp_size=1, dp_rank=0, pp_rank=0)
-        return
     world_size = 1 if alone else int(os.environ.get("WORLD_SIZE", 1))
     model_size = tensor_model_parallel_size * pipeline_model_parallel_size
     if world_size % model_size:

@@ -6,9 +6,8 @@ import json
 import pytest
 import torch
 
-from tests.helpers.megatron_cpu import CLUSTERS, SEQ_LENGTH, VOCAB_SIZE, Workshop, losses
+from tests.helpers.megatron_cpu import CLUSTERS, SEQ_LENGTH, VOCAB_SIZE, Workshop, checkpoint_tensors, losses
 from tests.helpers.nemo import needs_nemo, small_config
-from tests.helpers.weights import read_weights
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.checkpoint.nemo import import_nemo
 from xelm_nemo.corpus.config import TokenizerConfig
@@ -76,9 +75,7 @@ def train_with_nemo(root):
             ckpt_async_save=False,
         ),
     )
-    checkpoints = nl.ModelCheckpoint(
-        save_last=False, monitor="reduced_train_loss", every_n_train_steps=STEPS
-    )
+    checkpoints = nl.ModelCheckpoint(save_last=False, monitor="reduced_train_loss", every_n_train_steps=STEPS)
     llm.train(
         model=XGLMModel(small_config("xglm", SHAPE, vocab_size=VOCAB_SIZE)),
         data=TokenShards(
@@ -110,7 +107,9 @@ def test_nemo_trains_step_for_step_with_the_losses_of_our_loop(runs):
 def test_weights_that_nemo_trained_become_our_model_without_its_optimizer(runs, tmp_path):
     root, _ = runs
     import_nemo(root / "checkpoint", tmp_path / "model", Recipe("model", {}))
-    found, expected = read_weights(tmp_path / "model"), read_weights(root / "ours/model")
+    found, expected = (
+        checkpoint_tensors(folder / "weights") for folder in (tmp_path / "model", root / "ours/model")
+    )
     assert found.keys() == expected.keys()
     for name in expected:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-6, msg=name)

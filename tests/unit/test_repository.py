@@ -16,8 +16,8 @@ TOP_LEVEL = {
     *(".gitignore", ".pre-commit-config.yaml"),
 }
 PYTHON = sorted(path for top in ("xelm_nemo", "kernels") for path in (ROOT / top).rglob("*.py"))
-# The only files that may read a pickle: importers of foreign checkpoints, behind a restricted reader.
-QUARANTINED = set()
+# The only file that may read a pickle, with a stand-in for every class that it names.
+QUARANTINED = {"xelm_nemo/checkpoint/pickles.py"}
 PICKLE_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 UNSAFE_ARGUMENTS = {"weights_only=False", "allow_pickle=True"}
 CEILINGS = {"xelm_nemo": 400, "kernels": 350, "tests": 500}

@@ -2,15 +2,18 @@
 
 from pathlib import Path
 
-from xelm_nemo import parallel
+import torch
+from torch import Tensor
+
 from xelm_nemo.artifacts import Recipe
-from xelm_nemo.checkpoint import store
+from xelm_nemo.checkpoint.architectures import ARCHITECTURES
+from xelm_nemo.checkpoint.distributed import WEIGHTS, open_weights
 from xelm_nemo.checkpoint.facts import ModelFacts
-from xelm_nemo.checkpoint.nemo_context import read_nemo_shape, tokenizer_place, vocab_size
-from xelm_nemo.checkpoint.weights import HfWeights, check_finite
+from xelm_nemo.checkpoint.imports import import_weights
+from xelm_nemo.checkpoint.lazy import Batch, LazyTensor
+from xelm_nemo.checkpoint.model_folder import hf_batches
+from xelm_nemo.checkpoint.nemo_context import read_nemo_shape, read_vocab_size, tokenizer_place
 from xelm_nemo.corpus.tokenizer import load_tokenizer
-from xelm_nemo.errors import CheckpointError
-from xelm_nemo.model.config import ParallelConfig
 
 
 def import_nemo(source: Path, output: Path, recipe: Recipe, *, tokenizer: str | None = None) -> None:
@@ -24,15 +27,13 @@ def import_nemo(source: Path, output: Path, recipe: Recipe, *, tokenizer: str | 
         tokenizer: the folder or hub id of its tokenizer; None: the one in the context.
 
     Raises:
-        CheckpointError: as `read_nemo_facts`; weights are missing, of another shape, or hold a number that
-            is not finite. No output is left behind.
+        CheckpointError: as `read_nemo_facts`; names the tensors that are missing, unknown, of another shape,
+            or hold a weight that is no finite number. No output is left behind.
     """
-    facts = read_nemo_facts(source, tokenizer=tokenizer)
-    with parallel.model_parallel(alone=True):
-        model = store.load_model(source, ParallelConfig(), facts=facts)
-        weights = dict(model.named_parameters())
-        check_finite(HfWeights(weights, dict.fromkeys(weights, source / store.WEIGHTS)))
-        store.save_model(output, model, facts, recipe)
+    facts, batches = hf_batches(source, facts=read_nemo_facts(source, tokenizer=tokenizer))
+    config = ARCHITECTURES[facts.shape.architecture].write_config(facts)
+    weights = {name: _lazy(name, batch, source) for batch in batches for name in batch.shapes}
+    import_weights(weights, config, output, recipe, source=str(source), tokenizer=facts.tokenizer)
 
 
 def read_nemo_facts(folder: Path, *, tokenizer: str | None = None) -> ModelFacts:
@@ -43,17 +44,19 @@ def read_nemo_facts(folder: Path, *, tokenizer: str | None = None) -> ModelFacts
         tokenizer: the folder or hub id of its tokenizer; None: the one in the context.
 
     Raises:
-        CheckpointError: it is no NeMo checkpoint, one of another architecture, or has no tokenizer.
-        ArtifactError: the tokenizer cannot be read.
+        CheckpointError: it is no NeMo checkpoint, one of another architecture, or damaged.
+        ArtifactError: the vocabulary is the tokenizer's, and there is none.
     """
-    shape, place = read_nemo_shape(folder), tokenizer or tokenizer_place(folder)
-    if place is None:
-        raise CheckpointError(f"{folder} brings no tokenizer; set tokenizer.path to that of its model.")
-    return ModelFacts(
-        shape,
-        vocab_size(folder) or len(load_tokenizer(place)),
-        store.stored_dtype(folder),
-        place,
-        parent=str(folder),
-        name=folder.name,
-    )
+    shape = read_nemo_shape(folder)
+    words = tokenizer or tokenizer_place(folder) or str(folder)
+    vocab_size = read_vocab_size(folder) or len(load_tokenizer(words))
+    dtypes = {weight.dtype for weight in open_weights(folder / WEIGHTS).values()}
+    dtype = "bf16" if dtypes == {torch.bfloat16} else "fp32"
+    return ModelFacts(shape, vocab_size, dtype, words, parent=str(folder), name=folder.name)
+
+
+def _lazy(name: str, batch: Batch, source: Path) -> LazyTensor:
+    def read() -> Tensor:
+        return batch.make()[name]
+
+    return LazyTensor(tuple(batch.shapes[name]), batch.dtype, read, str(source))

@@ -9,11 +9,11 @@ from typing import Any
 
 import yaml
 
+from xelm_nemo.checkpoint.distributed import WEIGHTS
 from xelm_nemo.errors import CheckpointError
 from xelm_nemo.model.config import ACTIVATIONS, ModelConfig, shape_problems
 
 CONTEXT, MODEL_YAML = "context", "model.yaml"
-WEIGHTS = "weights"
 # What `context/model.yaml` calls the models of xelm_nemo.nemo -> model.architecture.
 MODELS = {"xelm_nemo.nemo.models.XGLMModel": "xglm", "xelm_nemo.nemo.models.OPTModel": "opt"}
 # Fields that the configurations of these models have under the same name.
@@ -44,14 +44,14 @@ def read_nemo_shape(folder: Path) -> ModelConfig:
     return shape
 
 
-def vocab_size(folder: Path) -> int | None:
+def read_vocab_size(folder: Path) -> int | None:
     """The vocabulary without padding that the model was configured with; None: its tokenizer's."""
     size: int | None = _read(folder)["config"].get("vocab_size")
     return size
 
 
 def tokenizer_place(folder: Path) -> str | None:
-    """The folder of the tokenizer in a NeMo checkpoint; the hub id where it has only that, None without one."""
+    """The folder of the tokenizer in a NeMo checkpoint, or its hub id where NeMo kept only that."""
     tokenizer = _read(folder).get("tokenizer")
     name = tokenizer.get("pretrained_model_name") if isinstance(tokenizer, Mapping) else None
     if isinstance(name, Mapping):  # a name that was no folder when NeMo wrote it
@@ -75,7 +75,7 @@ def _read(folder: Path) -> Mapping[str, Any]:
         raise CheckpointError(f"{folder} holds a model of class {_target(content)!r}; give an {known}.")
     if not isinstance(content.get("config"), Mapping):
         raise CheckpointError(f"{path} has no config; write the checkpoint again.")
-    return content
+    return dict(content)
 
 
 def _target(value: Any) -> str:

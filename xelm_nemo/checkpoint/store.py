@@ -16,15 +16,15 @@ from torch.distributed.checkpoint.api import CheckpointException
 from xelm_nemo import artifacts
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.checkpoint import writer
+from xelm_nemo.checkpoint.distributed import KEY_PREFIX, WEIGHTS
 from xelm_nemo.checkpoint.facts import FACTS, ModelFacts, load_facts
+from xelm_nemo.checkpoint.lazy import DTYPES
+from xelm_nemo.checkpoint.pickles import check_pickles
 from xelm_nemo.errors import CheckpointError
 from xelm_nemo.files import atomic_folder, remove, write_json
 from xelm_nemo.model.config import ModelConfig, ParallelConfig
 from xelm_nemo.model.gpt import DecoderModel, build_model
 
-KEY_PREFIX = "module."  # NeMo's
-WEIGHTS = "weights"
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # The one format that Megatron does not call deprecated and that any layout can load.
 _OPTIMIZER_FORMAT = {"distrib_optim_sharding_type": "fully_reshardable"}
 _ITERATION_FOLDER = re.compile(r"iter_(\d+)")
@@ -51,7 +51,6 @@ def load_model(
     *,
     dtype: torch.dtype | None = None,
     shape: ModelConfig | None = None,
-    facts: ModelFacts | None = None,
 ) -> DecoderModel:
     """This rank's part of a finished model, at any layout.
 
@@ -61,12 +60,11 @@ def load_model(
         dtype: of the weights; None keeps what is on disk.
         shape: the shape wanted; its dropout counts, its sizes must be those on disk. None takes the
             shape on disk.
-        facts: what is known of the model; None reads it from the folder.
 
     Raises:
         CheckpointError: weights are missing or of another shape.
     """
-    facts = facts or load_facts(folder)
+    facts = load_facts(folder)
     if shape is not None:
         _check_sizes(folder, facts.shape, shape)
     model = build_model(
@@ -90,16 +88,6 @@ def load_weights(model: DecoderModel, folder: Path) -> None:
     """Fill a model from a model folder."""
     state = _load(_weights(model), folder / WEIGHTS)
     model.load_state_dict({key.removeprefix(KEY_PREFIX): value for key, value in state.items()}, strict=False)
-
-
-def stored_dtype(folder: Path) -> str:
-    """The `DTYPES` name of a folder's `weights/`: bf16 where all weights are, else fp32, which holds any."""
-    try:
-        tensors = dist_checkpointing.load_tensors_metadata(str(folder / WEIGHTS))
-    except (CheckpointingException, KeyError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{folder / WEIGHTS} cannot be read: {str(error).splitlines()[0]}") from error
-    dtypes = {tensor.dtype for key, tensor in tensors.items() if key.startswith(KEY_PREFIX)}
-    return "bf16" if dtypes == {torch.bfloat16} else "fp32"
 
 
 def _weights(model: DecoderModel) -> dict[str, Any]:
@@ -169,6 +157,7 @@ def _save(sharded_state: dict[str, Any], folder: Path) -> None:
 
 
 def _load(sharded_state: dict[str, Any], folder: Path) -> dict[str, Any]:
+    check_pickles(folder)
     try:
         state: dict[str, Any] = dist_checkpointing.load(sharded_state, str(folder))
     except (CheckpointingException, KeyError, ValueError, RuntimeError) as error:

@@ -89,8 +89,9 @@ class ExportConfig:
 
     source: str
     output: str
-    format: str = "hf"
-    tokenizer: str | None = None  # its folder; None: the one that the model was trained with
+    format: str = "hf"  # or "metaseq"
+    dtype: str | None = None  # "fp32", "bf16" or "fp16"; None: the model's
+    tokenizer: str | None = None  # its folder or hub id; None: the one that the model was trained with
 
 
 def differing_keys(mine: RunConfig, theirs: RunConfig) -> list[str]:

@@ -9,6 +9,7 @@ import torch
 from xelm_nemo import parallel
 from xelm_nemo.checkpoint import store
 from xelm_nemo.checkpoint.facts import ModelFacts
+from xelm_nemo.checkpoint.lazy import DTYPES
 from xelm_nemo.errors import TrainingError
 from xelm_nemo.expert.config import learning_rate
 from xelm_nemo.expert.data import Batches, check_vocabulary
@@ -49,9 +50,7 @@ class Trainer:
         folder = Path(job.folder)
         self.job, self.layout = job, layout
         check_vocabulary(job)
-        self.core = store.load_model(
-            Path(job.init), job.parallel, dtype=store.DTYPES[job.dtype], shape=job.shape
-        )
+        self.core = store.load_model(Path(job.init), job.parallel, dtype=DTYPES[job.dtype], shape=job.shape)
         self.model = wrap(self.core)
         self.optimizer = make_optimizer(job.optim, self.model)
         self.batches = Batches(job, layout)

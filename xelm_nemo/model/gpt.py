@@ -13,18 +13,11 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from xelm_nemo import device, parallel
 from xelm_nemo.errors import ConfigError
-from xelm_nemo.model.config import ModelConfig, ParallelConfig, layout_problems
+from xelm_nemo.model.config import ModelConfig, ParallelConfig, layout_problems, padded_vocab_size
 from xelm_nemo.model.layers import block_spec, has_transformer_engine, replicated_linear
 from xelm_nemo.model.positions import POSITION_OFFSET, learned_positions, sinusoidal_positions
 
 ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu}  # F.gelu is the exact erf form, as in HF and fairseq
-VOCAB_MULTIPLE = 128  # what tensor cores and FP8 want of each tensor-parallel rank's share
-
-
-def padded_vocab_size(vocab_size: int, tensor_model_parallel_size: int) -> int:
-    """The vocabulary rounded up to a multiple of 128 for every tensor-parallel rank."""
-    multiple = VOCAB_MULTIPLE * tensor_model_parallel_size
-    return -(-vocab_size // multiple) * multiple
 
 
 class DecoderModel(GPTModel):

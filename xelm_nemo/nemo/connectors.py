@@ -8,12 +8,12 @@ from nemo.lightning import io
 
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.checkpoint.architectures import read_shape
+from xelm_nemo.checkpoint.distributed import WEIGHTS
 from xelm_nemo.checkpoint.facts import load_facts
 from xelm_nemo.checkpoint.hf import export_hf, import_hf, resolve_source
 from xelm_nemo.checkpoint.nemo import read_nemo_facts
-from xelm_nemo.checkpoint.nemo_context import WEIGHTS
-from xelm_nemo.corpus.tokenizer import load_tokenizer
-from xelm_nemo.errors import ArtifactError
+from xelm_nemo.checkpoint.nemo_context import tokenizer_place
+from xelm_nemo.corpus.tokenizer import has_tokenizer
 from xelm_nemo.files import atomic_folder, remove
 from xelm_nemo.model.config import ModelConfig
 from xelm_nemo.nemo.context import write_context
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 @io.model_importer(XGLMModel, "hf")
 @io.model_importer(OPTModel, "hf")
-class HFImporter(io.ModelConnector):  # type: ignore[misc]
+class HFImporter(io.ModelConnector):
     """A Hugging Face folder or hub id of an XGLM or OPT, to become a NeMo checkpoint."""
 
     def shape(self) -> ModelConfig:
@@ -39,14 +39,17 @@ class HFImporter(io.ModelConnector):  # type: ignore[misc]
             model = part / "model"
             import_hf(folder, model, Recipe("model", {}))
             (model / WEIGHTS).rename(part / WEIGHTS)
-            write_context(part, load_facts(model), tokenizer=_with_tokenizer(folder))
+            tokenizer = folder if has_tokenizer(folder) else None
+            if tokenizer is None:
+                log.warning("%s has no tokenizer, and the checkpoint gets none.", self)
+            write_context(part, load_facts(model), tokenizer=tokenizer)
             remove(model)
         return Path(output_path)
 
 
 @io.model_exporter(XGLMModel, "hf")
 @io.model_exporter(OPTModel, "hf")
-class HFExporter(io.ModelConnector):  # type: ignore[misc]
+class HFExporter(io.ModelConnector):
     """A NeMo checkpoint of an XGLM or OPT, to become a Hugging Face folder."""
 
     def nemo_load(self, *args: Any, **kwargs: Any) -> Any:
@@ -57,15 +60,8 @@ class HFExporter(io.ModelConnector):  # type: ignore[misc]
     def apply(self, output_path: Path, **_: Any) -> Path:
         """Write the folder; on an error none is left behind."""
         facts = read_nemo_facts(Path(self))
-        export_hf(Path(self), Path(output_path), tokenizer=Path(facts.tokenizer), facts=facts)
+        tokenizer = tokenizer_place(Path(self))
+        if tokenizer is None:
+            log.warning("%s has no tokenizer, and the folder gets none.", self)
+        export_hf(Path(self), Path(output_path), tokenizer=tokenizer, facts=facts)
         return Path(output_path)
-
-
-def _with_tokenizer(folder: Path) -> Path | None:
-    """The folder, if it has a tokenizer; else a warning."""
-    try:
-        load_tokenizer(folder)
-    except ArtifactError as error:
-        log.warning("%s The checkpoint gets none.", error)
-        return None
-    return folder

@@ -10,25 +10,26 @@ from nemo import lightning as nl
 from nemo.collections.common.tokenizers import AutoTokenizer
 from nemo.lightning.io.pl import TrainerContext
 
+from xelm_nemo.checkpoint.distributed import WEIGHTS
 from xelm_nemo.checkpoint.facts import ModelFacts, load_facts
-from xelm_nemo.checkpoint.nemo_context import CONTEXT, WEIGHTS
+from xelm_nemo.checkpoint.nemo_context import CONTEXT
 from xelm_nemo.corpus.tokenizer import load_tokenizer
 from xelm_nemo.nemo.models import ARCHITECTURES, config_settings
 
 
-def write_checkpoint(model_folder: Path, output: Path, *, tokenizer: Path | None) -> None:
+def write_checkpoint(model_folder: Path, output: Path, *, tokenizer: Path | str | None) -> None:
     """Fill a folder with the NeMo checkpoint of a finished model, whose `weights/` are copied as they are.
 
     Args:
         model_folder: the model, as a training run or an import wrote it.
         output: an existing folder.
-        tokenizer: the folder of its tokenizer; None: the checkpoint gets none.
+        tokenizer: the folder or hub id of its tokenizer; None: the checkpoint gets none.
     """
     shutil.copytree(model_folder / WEIGHTS, output / WEIGHTS)
     write_context(output, load_facts(model_folder), tokenizer=tokenizer)
 
 
-def write_context(checkpoint: Path, facts: ModelFacts, *, tokenizer: Path | None) -> None:
+def write_context(checkpoint: Path, facts: ModelFacts, *, tokenizer: Path | str | None) -> None:
     """Write `context/` as NeMo's own trainer does: the model's configuration, its tokenizer, a trainer."""
     config_class, model_class = ARCHITECTURES[facts.shape.architecture]
     with tempfile.TemporaryDirectory() as scratch:
@@ -45,7 +46,7 @@ def _settings(facts: ModelFacts) -> dict[str, Any]:
     return config_settings(facts.shape) | settings
 
 
-def _copy(tokenizer: Path, folder: Path) -> AutoTokenizer:
+def _copy(tokenizer: Path | str, folder: Path) -> AutoTokenizer:
     """The tokenizer from a folder of its own: NeMo copies all that lies beside it, weights included."""
     load_tokenizer(tokenizer).save_pretrained(folder)
     return AutoTokenizer(str(folder))

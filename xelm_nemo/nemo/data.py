@@ -17,7 +17,7 @@ from xelm_nemo.shards.dataset import TokenStream, has_tokens
 
 
 class TokenBlocks(Dataset[dict[str, torch.Tensor]]):
-    """The first blocks of a token stream, each as NeMo's model takes it; past an epoch the next one begins."""
+    """The first blocks of a token stream, which has no end, each as NeMo's model takes it."""
 
     def __init__(self, stream: TokenStream, num_blocks: int) -> None:
         """Take the stream and how many of its blocks there are to be."""
@@ -27,7 +27,7 @@ class TokenBlocks(Dataset[dict[str, torch.Tensor]]):
         return self._num_blocks
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """"tokens", "labels", "loss_mask" and "position_ids", each [S]."""
+        """ "tokens", "labels", "loss_mask" and "position_ids", each [S]."""
         block = torch.from_numpy(self._stream.block(index))
         length = len(block) - 1
         return {
@@ -38,7 +38,7 @@ class TokenBlocks(Dataset[dict[str, torch.Tensor]]):
         }
 
 
-class TokenShards(pl.LightningDataModule, io.IOMixin):  # type: ignore[misc]
+class TokenShards(pl.LightningDataModule, io.IOMixin):
     """The token shards of some clusters, for `llm.train`."""
 
     def __init__(

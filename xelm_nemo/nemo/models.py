@@ -1,6 +1,7 @@
 """XGLM and OPT as NeMo's models: configurations, presets of the published sizes, and model classes."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -14,6 +15,7 @@ from xelm_nemo.model.config import ModelConfig, ParallelConfig, layout_problems
 from xelm_nemo.model.gpt import ACTIVATIONS, DecoderModel, transformer_settings
 
 _FREE = ("hidden_dropout", "attention_dropout", "init_method_std")  # what weights do not depend on
+_BEYOND_MEGATRON = ("max_position_embeddings", "post_layernorm", "word_embed_proj_dim")
 
 
 class Decoder(DecoderModel):
@@ -26,7 +28,7 @@ class Decoder(DecoderModel):
 
 
 def forward_step(model: Any, batch: dict[str, Any]) -> Any:
-    """NeMo's own refuses batches without a mask where Transformer Engine is missing; ours is always causal."""
+    """One forward pass. NeMo's own insists on a mask where Transformer Engine is missing; ours is causal."""
     return model(batch["tokens"], batch.get("position_ids"), labels=batch.get("labels"))
 
 
@@ -40,7 +42,7 @@ def _with_defaults(shape: ModelConfig) -> Callable[[type], type]:
     defaults = config_settings(shape)
 
     def decorate(cls: type) -> type:
-        cls.__annotations__ = {name: Any for name in defaults} | cls.__dict__.get("__annotations__", {})
+        cls.__annotations__ = dict.fromkeys(defaults, Any) | inspect.get_annotations(cls)
         for key, value in defaults.items():
             setattr(cls, key, value)
         # NeMo records the arguments of a class unless a parent's are recorded, whose __init__ is another.
@@ -52,9 +54,10 @@ def _with_defaults(shape: ModelConfig) -> Callable[[type], type]:
 
 def config_settings(shape: ModelConfig) -> dict[str, Any]:
     """The fields of a `DecoderConfig` that a shape decides."""
-    own = {field: getattr(shape, field) for field in ("post_layernorm", "word_embed_proj_dim")}
-    length = {"seq_length": shape.max_position_embeddings}
-    return transformer_settings(shape) | own | length | {"max_position_embeddings": shape.max_position_embeddings}
+    return transformer_settings(shape) | {
+        "seq_length": shape.max_position_embeddings,
+        **{field: getattr(shape, field) for field in _BEYOND_MEGATRON},
+    }
 
 
 @dataclass
@@ -103,7 +106,7 @@ class DecoderConfig(llm.GPTConfig):
         )
         problems = layout_problems(self.shape(), layout)
         if self.virtual_pipeline_model_parallel_size is not None:
-            problems.append("virtual_pipeline_model_parallel_size is set, and stages are in one piece: unset it")
+            problems.append("virtual_pipeline_model_parallel_size is set; unset it, stages are in one piece")
         if self.vocab_size is None and tokenizer is None:
             problems.append("vocab_size is not set, and the model has no tokenizer: give one of them")
         if problems:

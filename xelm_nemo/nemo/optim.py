@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from xelm_nemo.expert.config import OptimConfig, learning_rate
 
 
-class LinearDecay(LRSchedulerModule):  # type: ignore[misc]
+class LinearDecay(LRSchedulerModule):
     """Linear warm-up and linear decay to `min_lr` at the trainer's `max_steps`, as our own loop."""
 
     def __init__(self, config: OptimConfig) -> None:

@@ -7,19 +7,20 @@ from rich.console import Console
 from rich.table import Table
 
 from xelm_nemo.checkpoint.architectures import read_shape
+from xelm_nemo.checkpoint.config import SeedModelConfig
 from xelm_nemo.checkpoint.metaseq_settings import read_metaseq_shape
-from xelm_nemo.checkpoint.nemo_context import read_nemo_shape, tokenizer_place
+from xelm_nemo.checkpoint.nemo_context import read_nemo_shape
 from xelm_nemo.config.compose import to_yaml
-from xelm_nemo.config.schema import RunConfig
 from xelm_nemo.config.values import FINISHING_STAGES
+from xelm_nemo.corpus.tokenizer import has_tokenizer
 from xelm_nemo.errors import ArtifactError, CheckpointError, ConfigError, CorpusError
 from xelm_nemo.stages.jobs import expert_job, round_jobs, seed_job
 from xelm_nemo.stages.run import Run
+from xelm_nemo.stages.shard import tokenizer_source
 from xelm_nemo.stages.stage import Stage
 
 _HELP = {"-h", "--help"}
 _LISTED_CLUSTERS = 4
-_TOKENIZER_FILES = ("tokenizer*.json", "*.model", "vocab*")
 
 
 def wants_help(arguments: Sequence[str]) -> bool:
@@ -112,8 +113,9 @@ def _sources(run: Run, stages: Collection[str], *, doubt: bool) -> list[str]:
     seed = config.seed_model.path if config.seed_model.source == "hf" else None
     own = config.tokenizer.path
     reads = [("branch", "seed_model.path", seed, _model_problem)]
-    reads += [("shard", "tokenizer.path" if own else "seed_model.path", own or seed, _tokenizer_problem)]
-    problems: list[str | None] = [*_checkpoint_problems(config)] if "branch" in stages else []
+    problems: list[str | None] = [*_checkpoint_problems(config.seed_model)] if "branch" in stages else []
+    words = own if problems else tokenizer_source(run)
+    reads += [("shard", "tokenizer.path" if own else "seed_model.path", words, _tokenizer_problem)]
     problems += [
         _source_problem(key, path, inspect, doubt)
         for stage, key, path, inspect in reads
@@ -122,15 +124,12 @@ def _sources(run: Run, stages: Collection[str], *, doubt: bool) -> list[str]:
     return [problem for problem in dict.fromkeys(problems) if problem]
 
 
-def _checkpoint_problems(config: RunConfig) -> list[str]:
-    seed_model = config.seed_model
+def _checkpoint_problems(seed_model: SeedModelConfig) -> list[str]:
     read = {"metaseq": read_metaseq_shape, "nemo": read_nemo_shape}.get(seed_model.source)
     if read is None:
         return []
     try:
         read(Path(str(seed_model.path)))
-        if seed_model.source == "nemo" and not (config.tokenizer.path or tokenizer_place(Path(str(seed_model.path)))):
-            return [f"seed_model.path={seed_model.path!r} brings no tokenizer: set tokenizer.path=DIR to its model's"]
     except CheckpointError as error:
         return [str(error).removesuffix(".")]
     return []
@@ -157,9 +156,8 @@ def _model_problem(key: str, folder: Path) -> str | None:
 
 
 def _tokenizer_problem(key: str, folder: Path) -> str | None:
-    has_tokenizer = any(path for pattern in _TOKENIZER_FILES for path in folder.glob(pattern))
     said = f"{key}={str(folder)!r} has no tokenizer: set tokenizer.path=DIR to a folder that has one"
-    return None if has_tokenizer else said
+    return None if has_tokenizer(folder) else said
 
 
 def _may_be_hub_id(path: str) -> bool:

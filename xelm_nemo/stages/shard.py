@@ -16,17 +16,16 @@ from xelm_nemo.stages.stage import Product, stage_of
 log = logging.getLogger(__name__)
 
 
-def _tokenizer_source(run: Run) -> str | None:
+def tokenizer_source(run: Run) -> str | None:
     """Folder or hub id of the tokenizer to use; None: train one."""
-    seed_model = run.config.seed_model
-    if run.config.tokenizer.path is not None or seed_model.path is None:
-        return run.config.tokenizer.path
-    brought = {"hf": str, "nemo": lambda path: tokenizer_place(Path(path))}
-    return brought[seed_model.source](seed_model.path) if seed_model.source in brought else None
+    own, seed_model = run.config.tokenizer.path, run.config.seed_model
+    if own is None and seed_model.source == "nemo":
+        return tokenizer_place(Path(str(seed_model.path))) or seed_model.path
+    return own or (seed_model.path if seed_model.source == "hf" else None)
 
 
 def _tokenizer_recipe(run: Run) -> Recipe:
-    source = _tokenizer_source(run)
+    source = tokenizer_source(run)
     if source is None:
         settings = dataclasses.asdict(run.config.tokenizer) | run.corpus_keys()
         return Recipe("tokenizer", settings, {"train": run.split("train")})
@@ -34,7 +33,7 @@ def _tokenizer_recipe(run: Run) -> Recipe:
 
 
 def _make_tokenizer(run: Run, folder: Path) -> None:
-    source = _tokenizer_source(run)
+    source = tokenizer_source(run)
     if source is None:
         texts = (document.text for document in run.documents("train"))
         train_tokenizer(texts, run.config.tokenizer, folder)

@@ -23,6 +23,7 @@ PACKAGES = [
     "xelm_nemo.expert",
     "xelm_nemo.launch",
     "xelm_nemo.model",
+    "xelm_nemo.nemo",
     "xelm_nemo.router",
     "xelm_nemo.shards",
     "xelm_nemo.stages",

@@ -49,6 +49,32 @@ def train_in_turn(folders, ports):
         train(TrainJob.load(folder))
 
 
+def logits_at_layout(model, tokens_BS):
+    """The model's logits [B, S, V] over all pipeline stages; None on stages before the last."""
+    from megatron.core.pipeline_parallel import get_forward_backward_func
+    from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
+
+    def forward_step(_, model):
+        return model(tokens_BS, None, None), keep
+
+    def keep(output, non_loss_data):
+        return gather_from_tensor_model_parallel_region(output)[..., : model.real_vocab_size]
+
+    batch_size, seq_length = tokens_BS.shape
+    with torch.no_grad():
+        found = get_forward_backward_func()(
+            forward_step_func=forward_step,
+            data_iterator=None,
+            model=[model.eval()],
+            num_microbatches=1,
+            seq_length=seq_length,
+            micro_batch_size=batch_size,
+            forward_only=True,
+            collect_non_loss_data=True,
+        )
+    return found[0] if found else None
+
+
 def write_tokens(folder):
     """Token shards of random documents for two clusters."""
     from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder, get_bin_path, get_idx_path

@@ -26,7 +26,7 @@ MAX_SHARD_BYTES = 5_000_000_000  # what the hub wants a file to stay below
 _BESIDE_WEIGHTS = ["*.json", "*.model", "*.txt"]  # configuration and tokenizer
 
 
-def import_hf(source: Path | str, output: Path, recipe: Recipe) -> None:
+def import_hf(source: Path | str, output: Path, recipe: Recipe, *, tokenizer: str | None = None) -> None:
     """Write a Hugging Face XGLM or OPT as a model folder, tensor by tensor.
 
     bfloat16 weights stay bfloat16; float16 and mixed ones become float32, which holds them exactly.
@@ -35,6 +35,7 @@ def import_hf(source: Path | str, output: Path, recipe: Recipe) -> None:
         source: a folder with config.json and weights, or a hub id.
         output: the model folder to write.
         recipe: what the model folder's manifest says that it was made from.
+        tokenizer: folder or hub id of its tokenizer; None: it is in the source.
 
     Raises:
         ArtifactError: there is no such folder, nor a hub id that can be fetched.
@@ -45,7 +46,7 @@ def import_hf(source: Path | str, output: Path, recipe: Recipe) -> None:
     config = read_json(folder / CONFIG)
     shape_of(config, str(folder / CONFIG))  # before any weight is looked for
     weights = with_prefix(read_weights(folder), _PREFIX)
-    import_weights(weights, config, output, recipe, source=str(source), tokenizer=str(source))
+    import_weights(weights, config, output, recipe, source=str(source), tokenizer=tokenizer or str(source))
 
 
 def export_hf(

@@ -90,7 +90,9 @@ def cast(batch: Batch, dtype: torch.dtype | None) -> Batch:
         tensors = {name: tensor.to(dtype) for name, tensor in batch.make().items()}
         for name, tensor in tensors.items():
             if not is_finite(tensor):
-                raise CheckpointError(f"{name} holds numbers that {dtype} cannot; export with dtype=bf16.")
+                raise CheckpointError(
+                    f"{name} holds numbers that {str(dtype)[6:]} cannot; export with dtype=bf16."
+                )
         return tensors
 
     return dataclasses.replace(batch, dtype=dtype, make=make)

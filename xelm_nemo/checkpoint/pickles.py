@@ -62,10 +62,10 @@ def check_pickles(folder: Path) -> None:
     """
     for name, look_through in {INDEX: _look_through_index, COMMON: _look_through_common}.items():
         path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing; give a whole distributed checkpoint.")
         try:
             look_through(path)
-        except FileNotFoundError as error:
-            raise CheckpointError(f"{path} is missing; give a whole distributed checkpoint.") from error
         # Whatever a reader makes of bytes that are not what it expects, one type of error each.
         except Exception as error:
             if foreign := foreign_name(error):

@@ -92,6 +92,8 @@ def load_tokenizer(folder: Path | str) -> "PreTrainedTokenizerBase":
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+    if Path(folder).is_dir() and not has_tokenizer(Path(folder)):  # for which transformers has many errors
+        raise ArtifactError(f"{folder} holds no tokenizer.")
     try:
         # Without tokenizer.json the fast class would convert the SentencePiece model at every load.
         fast = not Path(folder).is_dir() or (Path(folder) / "tokenizer.json").is_file()

@@ -23,11 +23,9 @@ def _init_recipe(run: Run) -> Recipe:
         shape, dtype = recorded_settings(run.config.model), run.config.precision.params_dtype
         settings = {"shape": shape, "seed": seed_model.seed, "dtype": dtype}
         return Recipe("model", settings, {"tokenizer": run.tokenizer})
-    source = Path(str(seed_model.path))
+    source, tokenizer = Path(str(seed_model.path)), run.config.tokenizer.path
     inputs = {"source": source} if source.exists() else {}
-    if seed_model.source == "metaseq":
-        return Recipe("model", {"path": str(source), "tokenizer": run.config.tokenizer.path}, inputs)
-    return Recipe("model", {"path": str(source)}, inputs)
+    return Recipe("model", {"path": str(source)} | ({"tokenizer": tokenizer} if tokenizer else {}), inputs)
 
 
 def _recipes(run: Run) -> Mapping[Path, Recipe]:
@@ -64,7 +62,7 @@ def _import(run: Run, folder: Path, recipe: Recipe) -> None:
         import_nemo(Path(path), folder, recipe, tokenizer=own)
     else:
         _check_tokenizer(own, resolve_source(path))
-        import_hf(path, folder, recipe)
+        import_hf(path, folder, recipe, tokenizer=own)
     check_sizes(run.sized)
     wanted, found = (dataclasses.asdict(config.model) for config in (run.config, run.sized))
     ignored = [f"model.{key}={value!r}" for key, value in wanted.items() if found[key] != value]

@@ -23,6 +23,7 @@ PACKAGES = [
     "xelm_nemo.expert",
     "xelm_nemo.launch",
     "xelm_nemo.model",
+    "xelm_nemo.nemo",
     "xelm_nemo.router",
     "xelm_nemo.shards",
     "xelm_nemo.stages",
@@ -59,7 +60,8 @@ EXTRAS = {
     "gpu": ["transformer-engine[pytorch]>=2.9"],
     # NeMo 2.7.3 leaves these open or out, and does not import with their newest versions.
     "nemo": [
-        "nemo_toolkit==2.7.3",
+        "nemo_toolkit[core]==2.7.3",
+        "einops",
         "nemo_run==0.11.1",
         "leptonai==0.26.7",
         "nvidia-modelopt==0.37.0",

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xelm_nemo.errors import ArtifactError
+from xelm_nemo.errors import ArtifactError, ConfigError
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -138,6 +139,16 @@ def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
         raise ArtifactError(
             f"{path} is damaged ({error}); delete its folder and run the command again."
         ) from error
+
+
+def config_folder() -> Path:
+    """Where the YAML files are, in a checkout and in an installed package alike."""
+    spec = importlib.util.find_spec("xelm_configs")
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError(
+            "the configuration files are not installed; run `pip install -e .` in the checkout."
+        )
+    return Path(next(iter(spec.submodule_search_locations)))
 
 
 def _sync(path: Path) -> None:

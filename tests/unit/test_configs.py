@@ -8,9 +8,10 @@ import pytest
 from xelm_nemo import command, export, status
 from xelm_nemo.config import values
 from xelm_nemo.config.check import check
-from xelm_nemo.config.compose import compose, config_folder, from_yaml, to_yaml
+from xelm_nemo.config.compose import compose, from_yaml, to_yaml
 from xelm_nemo.config.schema import RunConfig, differing_keys
 from xelm_nemo.errors import ConfigError
+from xelm_nemo.files import config_folder
 from xelm_nemo.stages import pipeline
 from xelm_nemo.stages.jobs import round_jobs
 from xelm_nemo.stages.run import Run

@@ -33,6 +33,7 @@ FLOOR_OF = {unit: floor for floor, units in enumerate(FLOORS) for unit in units}
 # Third-party packages that only the named units may import.
 ONLY_IN = {
     "hydra": {"config", *ENTRY_POINTS},
+    "lightning": {"nemo"},
     "lm_eval": {"evaluation"},
     "matplotlib": {"evaluation"},
     "megatron": {
@@ -48,7 +49,7 @@ ONLY_IN = {
     "triton": {"kernels", "bench"},
 }
 # Entry modules are imported again by every process that Megatron's checkpoint writer spawns.
-HEAVY = {"hydra", "matplotlib", "megatron", "nemo", "sklearn", "torch", "transformers", "triton"}
+HEAVY = {"hydra", "lightning", "matplotlib", "megatron", "nemo", "sklearn", "torch", "transformers", "triton"}
 SOURCES = sorted([*(ROOT / "xelm_nemo").rglob("*.py"), *(ROOT / "kernels").rglob("*.py")])
 
 

@@ -11,6 +11,7 @@ SHIPPED_SPLITS = ("train", "valid", "test")
 _SEED_PATHS = {
     "hf": "a Hugging Face folder or hub id",
     "metaseq": "a consolidated .pt file or the folder of its parts",
+    "nemo": "a NeMo checkpoint's folder",
 }
 
 

@@ -62,7 +62,7 @@ CHOICES = {
     "model.architecture": ARCHITECTURES,
     "model.activation": ACTIVATIONS,
     "precision.params_dtype": ("auto", "fp32", "bf16"),
-    "seed_model.source": ("hf", "metaseq", "random"),
+    "seed_model.source": ("hf", "metaseq", "nemo", "random"),
     "router.rule": ("upstream", "paper"),
     "launch.name": ("local",),
 }

@@ -143,8 +143,27 @@ class DecoderModel(GPTModel):
         return logits[..., : self.real_vocab_size]
 
 
+def transformer_settings(shape: ModelConfig) -> dict[str, Any]:
+    """The shape in Megatron's terms, with the numerics of HF's XGLM and OPT."""
+    return {
+        "num_layers": shape.num_layers,
+        "hidden_size": shape.hidden_size,
+        "ffn_hidden_size": shape.ffn_hidden_size,
+        "num_attention_heads": shape.num_attention_heads,
+        "layernorm_epsilon": shape.layernorm_epsilon,
+        "init_method_std": shape.init_method_std,
+        "hidden_dropout": shape.hidden_dropout,
+        "attention_dropout": shape.attention_dropout,
+        "activation_func": ACTIVATIONS[shape.activation],
+        "bias_activation_fusion": False,  # Megatron's fused GELU is the tanh form
+        "bias_dropout_fusion": False,
+        "attention_softmax_in_fp32": True,
+        "gradient_accumulation_fusion": False,
+    }
+
+
 def transformer_config(shape: ModelConfig, layout: ParallelConfig, dtype: torch.dtype) -> TransformerConfig:
-    """The shape in Megatron's terms, with the numerics of HF's XGLM and OPT.
+    """Megatron's configuration of a model of this shape, divided so.
 
     Raises:
         ConfigError: names every setting that does not fit the others or the layout.
@@ -153,18 +172,7 @@ def transformer_config(shape: ModelConfig, layout: ParallelConfig, dtype: torch.
     if problems:
         raise ConfigError("; ".join(problems) + ".")
     return TransformerConfig(
-        num_layers=shape.num_layers,
-        hidden_size=shape.hidden_size,
-        ffn_hidden_size=shape.ffn_hidden_size,
-        num_attention_heads=shape.num_attention_heads,
-        layernorm_epsilon=shape.layernorm_epsilon,
-        init_method_std=shape.init_method_std,
-        hidden_dropout=shape.hidden_dropout,
-        attention_dropout=shape.attention_dropout,
-        activation_func=ACTIVATIONS[shape.activation],
-        bias_activation_fusion=False,  # Megatron's fused GELU is the tanh form
-        bias_dropout_fusion=False,
-        attention_softmax_in_fp32=True,
+        **transformer_settings(shape),
         tensor_model_parallel_size=layout.tensor_model_parallel_size,
         pipeline_model_parallel_size=layout.pipeline_model_parallel_size,
         sequence_parallel=layout.sequence_parallel,
@@ -172,7 +180,6 @@ def transformer_config(shape: ModelConfig, layout: ParallelConfig, dtype: torch.
         params_dtype=dtype,
         pipeline_dtype=dtype,
         bf16=dtype == torch.bfloat16,
-        gradient_accumulation_fusion=False,
     )
 
 

@@ -9,12 +9,14 @@ from rich.table import Table
 from xelm_nemo.checkpoint.architectures import read_shape
 from xelm_nemo.checkpoint.config import SeedModelConfig
 from xelm_nemo.checkpoint.metaseq_settings import read_metaseq_shape
+from xelm_nemo.checkpoint.nemo_context import read_nemo_shape
 from xelm_nemo.config.compose import to_yaml
 from xelm_nemo.config.values import FINISHING_STAGES
 from xelm_nemo.corpus.tokenizer import has_tokenizer
 from xelm_nemo.errors import ArtifactError, CheckpointError, ConfigError, CorpusError
 from xelm_nemo.stages.jobs import expert_job, round_jobs, seed_job
 from xelm_nemo.stages.run import Run
+from xelm_nemo.stages.shard import tokenizer_source
 from xelm_nemo.stages.stage import Stage
 
 _HELP = {"-h", "--help"}
@@ -111,8 +113,9 @@ def _sources(run: Run, stages: Collection[str], *, doubt: bool) -> list[str]:
     seed = config.seed_model.path if config.seed_model.source == "hf" else None
     own = config.tokenizer.path
     reads = [("branch", "seed_model.path", seed, _model_problem)]
-    reads += [("shard", "tokenizer.path" if own else "seed_model.path", own or seed, _tokenizer_problem)]
-    problems: list[str | None] = [*_metaseq_problems(config.seed_model)] if "branch" in stages else []
+    problems: list[str | None] = [*_checkpoint_problems(config.seed_model)] if "branch" in stages else []
+    words = own if problems else tokenizer_source(run)
+    reads += [("shard", "tokenizer.path" if own else "seed_model.path", words, _tokenizer_problem)]
     problems += [
         _source_problem(key, path, inspect, doubt)
         for stage, key, path, inspect in reads
@@ -121,11 +124,12 @@ def _sources(run: Run, stages: Collection[str], *, doubt: bool) -> list[str]:
     return [problem for problem in dict.fromkeys(problems) if problem]
 
 
-def _metaseq_problems(seed_model: SeedModelConfig) -> list[str]:
-    if seed_model.source != "metaseq":
+def _checkpoint_problems(seed_model: SeedModelConfig) -> list[str]:
+    read = {"metaseq": read_metaseq_shape, "nemo": read_nemo_shape}.get(seed_model.source)
+    if read is None:
         return []
     try:
-        read_metaseq_shape(Path(str(seed_model.path)))
+        read(Path(str(seed_model.path)))
     except CheckpointError as error:
         return [str(error).removesuffix(".")]
     return []

@@ -9,6 +9,7 @@ from xelm_nemo import device
 from xelm_nemo.checkpoint.architectures import read_shape
 from xelm_nemo.checkpoint.facts import FACTS, load_facts
 from xelm_nemo.checkpoint.metaseq_settings import read_metaseq_shape
+from xelm_nemo.checkpoint.nemo_context import read_nemo_shape
 from xelm_nemo.config.compose import from_yaml, to_yaml
 from xelm_nemo.config.schema import RunConfig, differing_keys
 from xelm_nemo.corpus.jsonl import Document, read_documents
@@ -42,7 +43,7 @@ class Run:
 
         Raises:
             ArtifactError: the seed model's folder has no config.json.
-            CheckpointError: it describes no model that can be computed with, or is no checkpoint of metaseq.
+            CheckpointError: it describes no model that can be computed with, or is no checkpoint of its kind.
         """
         wanted, source = self.config.model, Path(str(self.config.seed_model.path))
         if self.config.seed_model.source == "random":
@@ -53,6 +54,8 @@ class Run:
             found = load_facts(self.seed_init).shape
         elif self.config.seed_model.source == "metaseq":
             found = read_metaseq_shape(source)
+        elif self.config.seed_model.source == "nemo":
+            found = read_nemo_shape(source)
         else:
             return self.config
         dropout = {name: getattr(wanted, name) for name in ("hidden_dropout", "attention_dropout")}

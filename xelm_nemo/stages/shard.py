@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 
 from xelm_nemo.artifacts import Recipe
+from xelm_nemo.checkpoint.nemo_context import tokenizer_place
 from xelm_nemo.clustering.assign import read_assignment
 from xelm_nemo.corpus.tokenizer import load_tokenizer, train_tokenizer
 from xelm_nemo.errors import ConfigError
@@ -15,14 +16,16 @@ from xelm_nemo.stages.stage import Product, stage_of
 log = logging.getLogger(__name__)
 
 
-def _tokenizer_source(run: Run) -> str | None:
+def tokenizer_source(run: Run) -> str | None:
     """Folder or hub id of the tokenizer to use; None: train one."""
-    seed_model = run.config.seed_model
-    return run.config.tokenizer.path or (seed_model.path if seed_model.source == "hf" else None)
+    own, seed_model = run.config.tokenizer.path, run.config.seed_model
+    if own is None and seed_model.source == "nemo":
+        return tokenizer_place(Path(str(seed_model.path))) or seed_model.path
+    return own or (seed_model.path if seed_model.source == "hf" else None)
 
 
 def _tokenizer_recipe(run: Run) -> Recipe:
-    source = _tokenizer_source(run)
+    source = tokenizer_source(run)
     if source is None:
         settings = dataclasses.asdict(run.config.tokenizer) | run.corpus_keys()
         return Recipe("tokenizer", settings, {"train": run.split("train")})
@@ -30,7 +33,7 @@ def _tokenizer_recipe(run: Run) -> Recipe:
 
 
 def _make_tokenizer(run: Run, folder: Path) -> None:
-    source = _tokenizer_source(run)
+    source = tokenizer_source(run)
     if source is None:
         texts = (document.text for document in run.documents("train"))
         train_tokenizer(texts, run.config.tokenizer, folder)

@@ -50,6 +50,7 @@ REQUIREMENTS = [
     "scikit-learn>=1.5",
     "scipy>=1.13",
     "sentencepiece>=0.2",
+    "stopwordsiso>=0.7",
     "submitit>=1.5.2",
     "tensorboard>=2.18",
     "torch>=2.6",

@@ -44,27 +44,24 @@ void TermCounter::Worker::count(const Text& text) {
   for (int64_t i = 0; i < size; ++i) {
     if (i + kAhead < size) table.prefetch(terms[i + kAhead]);
     const int64_t number = table.insert(terms[i]);
-    if (number == static_cast<int64_t>(counts.size())) {
-      counts.emplace_back();
-      last_document.push_back(0);
-    }
-    ++counts[number].occurrences;
-    counts[number].documents += last_document[number] != document;
-    last_document[number] = document;
+    if (number == static_cast<int64_t>(counts.size())) counts.emplace_back();
+    Count& count = counts[number];
+    ++count.occurrences;
+    count.documents += count.last_document != document;
+    count.last_document = document;
   }
 }
 
 int64_t TermCounter::Worker::bytes() const {
-  return table.bytes() + static_cast<int64_t>(counts.capacity() * sizeof(Count) +
-                                              last_document.capacity() * sizeof(uint64_t));
+  return table.bytes() + static_cast<int64_t>(counts.capacity() * sizeof(Count));
 }
 
 void TermCounter::spill(Worker& worker) {
-  TableRun run(worker.table, worker.counts);
+  TableRun run(worker.table, worker.table.in_order(), worker.counts);
   const File file = write(run);
   worker.table.clear();
   worker.counts = {};
-  worker.last_document = {};
+  worker.order = {};
   const std::lock_guard<std::mutex> lock(files_mutex_);
   files_.push_back(file);
 }
@@ -90,16 +87,27 @@ void TermCounter::merge_files() {
   files_.push_back(merged);
 }
 
+void TermCounter::put_in_order() {
+  const auto num_workers = static_cast<int>(workers_.size());
+  parallel_for(num_workers, num_workers, [&](int, int64_t number) {
+    Worker& worker = *workers_[number];
+    if (static_cast<int64_t>(worker.order.size()) != worker.table.size()) worker.order = worker.table.in_order();
+  });
+}
+
 template <class Take>
-void TermCounter::each(const Take& take) const {
+void TermCounter::each(const Take& take) {
+  put_in_order();
   std::vector<std::unique_ptr<Run>> runs;
-  for (const auto& worker : workers_) runs.push_back(std::make_unique<TableRun>(worker->table, worker->counts));
+  for (const auto& worker : workers_) {
+    runs.push_back(std::make_unique<TableRun>(worker->table, worker->order, worker->counts));
+  }
   for (const File& file : files_) runs.push_back(std::make_unique<FileRun>(file.path));
   MergedRun merged(std::move(runs));
   while (merged.next()) take(merged.term());
 }
 
-std::vector<double> TermCounter::occurrences(int64_t most) const {
+std::vector<double> TermCounter::occurrences(int64_t most) {
   std::vector<double> occurrences;
   each([&](const CountedTerm& term) {
     if (static_cast<int64_t>(occurrences.size()) < most) {
@@ -109,21 +117,26 @@ std::vector<double> TermCounter::occurrences(int64_t most) const {
   return occurrences;
 }
 
-Terms TermCounter::at(const std::vector<int64_t>& positions) const {
+Terms TermCounter::all() {
+  Terms terms;
+  each([&](const CountedTerm& term) { terms.add(term); });
+  return terms;
+}
+
+Terms TermCounter::at(const std::vector<int64_t>& positions) {
   Terms terms;
   int64_t position = 0;
   auto wanted = positions.begin();
   each([&](const CountedTerm& term) {
     if (wanted != positions.end() && *wanted == position++) {
       ++wanted;
-      terms.texts.emplace_back(term.text);
-      terms.documents.push_back(term.count.documents);
+      terms.add(term);
     }
   });
   return terms;
 }
 
-Terms TermCounter::most_frequent(int64_t limit) const {
+Terms TermCounter::most_frequent(int64_t limit) {
   std::map<int64_t, int64_t> terms_of;  // occurrences -> terms that occur so often
   each([&](const CountedTerm& term) { ++terms_of[term.count.occurrences]; });
   int64_t least = 0, room = limit;  // of the terms that occur `least` times, the first `room` have a place
@@ -134,9 +147,8 @@ Terms TermCounter::most_frequent(int64_t limit) const {
   }
   Terms terms;
   each([&](const CountedTerm& term) {
-    if (term.count.occurrences < least || (term.count.occurrences == least && room-- <= 0)) return;
-    terms.texts.emplace_back(term.text);
-    terms.documents.push_back(term.count.documents);
+    const int64_t occurrences = term.count.occurrences;
+    if (occurrences > least || (occurrences == least && room-- > 0)) terms.add(term);
   });
   return terms;
 }

@@ -23,6 +23,11 @@ namespace xelm {
 struct Terms {
   std::vector<std::string> texts;
   std::vector<int64_t> documents;
+
+  void add(const CountedTerm& term) {
+    texts.emplace_back(term.text);
+    documents.push_back(term.count.documents);
+  }
 };
 
 class TermCounter {
@@ -36,13 +41,16 @@ class TermCounter {
   int64_t num_documents() const { return num_documents_; }
 
   // How often each term occurs, in the order of the terms; the first `most` of them.
-  std::vector<double> occurrences(int64_t most) const;
+  std::vector<double> occurrences(int64_t most);
+
+  // All terms, in order.
+  Terms all();
 
   // The terms at these positions in the order of terms; positions ascend.
-  Terms at(const std::vector<int64_t>& positions) const;
+  Terms at(const std::vector<int64_t>& positions);
 
   // The `limit` most frequent terms, in the order of terms; of equally frequent ones, the first.
-  Terms most_frequent(int64_t limit) const;
+  Terms most_frequent(int64_t limit);
 
  private:
   struct Worker {
@@ -50,9 +58,9 @@ class TermCounter {
 
     Analyzer analyzer;
     TermTable table;
-    std::vector<Count> counts;         // by number of the term
-    std::vector<uint64_t> last_document;  // by number of the term: in which it was seen, from 1
-    uint64_t document = 0;
+    std::vector<Count> counts;     // by number of the term
+    std::vector<uint32_t> order;  // of the table, once it is asked for
+    int64_t document = 0;
 
     void count(const Text& text);
     int64_t bytes() const;
@@ -66,8 +74,9 @@ class TermCounter {
   void spill(Worker& worker);
   File write(Run& run);
   void merge_files();
+  void put_in_order();
   template <class Take>
-  void each(const Take& take) const;
+  void each(const Take& take);
 
   std::vector<std::unique_ptr<Worker>> workers_;
   std::vector<File> files_;

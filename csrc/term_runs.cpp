@@ -40,7 +40,7 @@ bool FileRun::next() {
   read(reinterpret_cast<char*>(&header), sizeof header);
   text_.resize(header.length);
   read(text_.data(), header.length);
-  term_ = {text_, {header.occurrences, header.documents}};
+  term_ = {text_, {header.occurrences, header.documents, 0}};
   return true;
 }
 

@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "term_table.h"
@@ -15,6 +16,7 @@ namespace xelm {
 
 struct Count {
   int64_t occurrences = 0, documents = 0;
+  int64_t last_document = 0;  // while documents are counted: which one had the term last
 };
 
 struct CountedTerm {
@@ -34,17 +36,17 @@ class Run {
   CountedTerm term_;
 };
 
-// The terms of a table; `counts` are by number. Both have to outlive it.
+// The terms of a table in their order; `counts` are by number. Table and counts have to outlive it.
 class TableRun : public Run {
  public:
-  TableRun(const TermTable& table, const std::vector<Count>& counts)
-      : table_(table), counts_(counts), order_(table.in_order()) {}
+  TableRun(const TermTable& table, std::vector<uint32_t> order, const std::vector<Count>& counts)
+      : table_(table), order_(std::move(order)), counts_(counts) {}
   bool next() override;
 
  private:
   const TermTable& table_;
-  const std::vector<Count>& counts_;
   std::vector<uint32_t> order_;
+  const std::vector<Count>& counts_;
   size_t at_ = 0;
 };
 

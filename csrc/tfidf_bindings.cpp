@@ -74,7 +74,14 @@ py::array_t<Value> array_of(std::unique_ptr<Value[]> values, int64_t size) {
   return py::array_t<Value>(size, values.release(), owner);
 }
 
-py::tuple answer(const xelm::Terms& terms) {
+// What `ask` answers without the interpreter's lock.
+template <class Ask>
+auto unlocked(const Ask& ask) {
+  py::gil_scoped_release release;
+  return ask();
+}
+
+py::tuple tuple_of(const xelm::Terms& terms) {
   return py::make_tuple(strings_of(terms.texts), array_of(terms.documents));
 }
 
@@ -88,37 +95,21 @@ class Counter {
 
   void add(const py::list& list) {
     const std::vector<xelm::Text> texts = texts_of(list);
-    py::gil_scoped_release release;
-    counter_.add(texts);
+    unlocked([&] { counter_.add(texts); });
   }
 
   int64_t num_documents() const { return counter_.num_documents(); }
-
-  py::array_t<double> occurrences(int64_t most) const {
-    std::vector<double> occurrences;
-    {
-      py::gil_scoped_release release;
-      occurrences = counter_.occurrences(most);
-    }
-    return array_of(occurrences);
+  py::array_t<double> occurrences(int64_t most) {
+    return array_of(unlocked([&] { return counter_.occurrences(most); }));
   }
-
-  py::tuple at(const std::vector<int64_t>& positions) const {
-    xelm::Terms terms;
-    {
-      py::gil_scoped_release release;
-      terms = counter_.at(positions);
-    }
-    return answer(terms);
+  py::tuple all() {
+    return tuple_of(unlocked([&] { return counter_.all(); }));
   }
-
-  py::tuple most_frequent(int64_t limit) const {
-    xelm::Terms terms;
-    {
-      py::gil_scoped_release release;
-      terms = counter_.most_frequent(limit);
-    }
-    return answer(terms);
+  py::tuple at(const std::vector<int64_t>& positions) {
+    return tuple_of(unlocked([&] { return counter_.at(positions); }));
+  }
+  py::tuple most_frequent(int64_t limit) {
+    return tuple_of(unlocked([&] { return counter_.most_frequent(limit); }));
   }
 
  private:
@@ -128,12 +119,8 @@ class Counter {
 
 py::tuple transform(const xelm::Tfidf& tfidf, const py::list& list, bool by_first_use, int num_threads) {
   const std::vector<xelm::Text> texts = texts_of(list);
-  xelm::SparseRows rows;
-  {
-    py::gil_scoped_release release;
-    const auto order = by_first_use ? xelm::RowOrder::kFirstUse : xelm::RowOrder::kTerms;
-    rows = tfidf.transform(texts, order, num_threads);
-  }
+  const auto order = by_first_use ? xelm::RowOrder::kFirstUse : xelm::RowOrder::kTerms;
+  xelm::SparseRows rows = unlocked([&] { return tfidf.transform(texts, order, num_threads); });
   const int64_t size = rows.size();
   return py::make_tuple(array_of(std::move(rows.values), size), array_of(std::move(rows.terms), size),
                         array_of(rows.starts));
@@ -159,6 +146,7 @@ void bind_tfidf(py::module_& m) {
       .def("add", &Counter::add, py::arg("texts"))
       .def_property_readonly("num_documents", &Counter::num_documents)
       .def("occurrences", &Counter::occurrences, py::arg("most"))
+      .def("all", &Counter::all)
       .def("at", &Counter::at, py::arg("positions"))
       .def("most_frequent", &Counter::most_frequent, py::arg("limit"));
   py::class_<xelm::Tfidf>(m, "Tfidf", "Turns documents into rows of a sparse matrix.")

@@ -38,7 +38,7 @@ def main(header: Path) -> None:
 
 
 def _is_final_after(before: str) -> bool:
-    """Whether a capital sigma that ends a text is lower-cased as a final one; shows Cased and Case_Ignorable."""
+    """Whether a capital sigma behind this text is a final one, which tells cased and ignorable characters."""
     return (before + CAPITAL_SIGMA).lower()[-1] == FINAL_SIGMA
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from itertools import chain
 from pathlib import Path
 
 from xelm_nemo.artifacts import Recipe
@@ -32,11 +33,15 @@ def language_experts(run: Run) -> dict[str, int]:
 
 def _clusterer_recipe(run: Run) -> Recipe:
     settings = run.corpus_keys() | dataclasses.asdict(run.config.clustering)
-    return Recipe("clusterer", settings, {"train": run.split("train")})
+    shards = run.config.clustering.fit_shards
+    inputs = {"train": run.split("train")} if shards is None else {name: run.corpus / name for name in shards}
+    return Recipe("clusterer", settings, inputs)
 
 
 def _fit(run: Run, folder: Path) -> None:
-    fit_clusterer(list(run.documents("train")), run.config.clustering).save(folder)
+    shards = run.config.clustering.fit_shards
+    documents = run.documents("train") if shards is None else chain(*map(run.shard, shards))
+    fit_clusterer(list(documents), run.config.clustering).save(folder)
 
 
 def _clusters_recipe(run: Run) -> Recipe:

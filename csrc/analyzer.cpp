@@ -6,6 +6,7 @@
 namespace xelm {
 namespace {
 
+constexpr int64_t kBlock = 64;  // characters whose classes are the bits of a number
 constexpr int64_t kMostCharacters = int64_t{1} << 29;  // a term's length in bytes is 32 bits wide
 
 template <class Char>
@@ -22,6 +23,17 @@ inline char* put(char* out, const LowerChar& character) {
   return out + (character.flags & kLengthMask);
 }
 
+// Which of the characters have a flag, one bit each.
+inline uint64_t bits_of(const uint8_t* flags, uint8_t flag) {
+  uint64_t bits = 0;
+  for (int i = 0; i < kBlock; i += 8) {
+    const uint64_t ones = load8(reinterpret_cast<const char*>(flags + i)) / flag & 0x0101010101010101;
+    // The product's highest byte gathers the lowest bits of the eight bytes.
+    bits |= (ones * 0x0102040810204080 >> 56) << i;
+  }
+  return bits;
+}
+
 }  // namespace
 
 const std::vector<Term>& Analyzer::terms(const Text& text) {
@@ -35,7 +47,6 @@ const std::vector<Term>& Analyzer::terms(const Text& text) {
     buffer_.reset(new char[needed]);
     capacity_ = needed;
   }
-  used_ = 0;
   words_.clear();
   terms_.clear();
   const auto read = [&](auto* characters) {
@@ -49,43 +60,72 @@ const std::vector<Term>& Analyzer::terms(const Text& text) {
   return terms_;
 }
 
+// Lower-cases and classifies a block without a branch, then goes from word to word by its bits.
 template <class Char>
 void Analyzer::read_words(const Char* text, int64_t length) {
   const LowerChar* bmp = Unicode::tables().bmp();
   char* out = buffer_.get();
-  int64_t begin = 0, num_characters = 0;
-  bool is_number = false;
-  const auto end = [&] {
-    end_word(begin, out, num_characters, is_number);
-    begin = used_;
-    out = buffer_.get() + used_;
-    num_characters = 0;
-  };
-  for (int64_t i = 0; i < length; ++i) {
-    LowerChar character = lower_char(bmp, text[i]);
-    if (character.flags & kWord) {
-      if (num_characters == 0) is_number = character.flags & kDigit;
-      const int64_t first = i;
-      char* next = out;  // a variable that no lambda holds can stay in a register
-      do {
-        next = put(next, character);
-        if (++i == length) break;
-        character = lower_char(bmp, text[i]);
-      } while (character.flags & kWord);
-      num_characters += i-- - first;
-      out = next;
-    } else if (character.flags & kSpecial) {
-      put_special(text, length, i, [&](const CodePoint& point) {
-        if (!(point.flags & kWord)) return end();
-        if (num_characters++ == 0) is_number = point.flags & kDigit;
-        out += encode(point.code, out);
-      });
-    } else if (num_characters > 0) {
-      end();
+  Word word{0, 0, false};
+  for (int64_t from = 0; from < length; from += kBlock) {
+    const int64_t size = std::min(kBlock, length - from);
+    const int64_t base = out - buffer_.get();
+    char* const first_out = out;
+    uint8_t flags[kBlock] = {};
+    uint16_t offset[kBlock + 1];  // of a character from `base`
+    for (int64_t i = 0; i < size; ++i) {
+      const LowerChar character = lower_char(bmp, text[from + i]);
+      offset[i] = static_cast<uint16_t>(out - first_out);
+      flags[i] = character.flags;
+      out = put(out, character);
+    }
+    offset[size] = static_cast<uint16_t>(out - first_out);
+    const uint64_t is_word = bits_of(flags, kWord), is_special = bits_of(flags, kSpecial);
+    if (is_special) {
+      out = read_specially(text, length, from, from + size, buffer_.get() + base, word);
+      continue;
+    }
+    const uint64_t follows_word = is_word << 1 | (word.num_characters > 0);
+    uint64_t starts = is_word & ~follows_word, ends = ~is_word & follows_word;
+    if (word.num_characters > 0 && ends) {
+      word.num_characters += __builtin_ctzll(ends);
+      end_word(word, base + offset[__builtin_ctzll(ends)]);
+      word.num_characters = 0;
+      ends &= ends - 1;
+    } else if (word.num_characters > 0) {
+      word.num_characters += size;
+    }
+    for (; starts; starts &= starts - 1, ends &= ends - 1) {
+      const int64_t first = __builtin_ctzll(starts), behind = ends ? __builtin_ctzll(ends) : size;
+      const bool is_number = flags[first] & kDigit;
+      word = {base + offset[first], behind - first, is_number};
+      if (!ends) break;  // the next block goes on with it
+      end_word(word, base + offset[behind]);
+      word.num_characters = 0;
     }
   }
-  end();
+  end_word(word, out - buffer_.get());
   if (settings_.longest > 1) add_word_ngrams();
+}
+
+// The same one by one, for characters whose lower case takes more than a look at the table.
+template <class Char>
+char* Analyzer::read_specially(const Char* text, int64_t length, int64_t from, int64_t to, char* out, Word& word) {
+  for (int64_t i = from; i < to; ++i) {
+    CodePoint lower[2];
+    const int count = Unicode::tables().lower(text, length, i, lower);
+    for (int k = 0; k < count; ++k) {
+      const int64_t here = out - buffer_.get();
+      if (!(lower[k].flags & kWord)) {
+        end_word(word, here);
+        word.num_characters = 0;
+      } else if (word.num_characters++ == 0) {
+        word.begin = here;
+        word.is_number = lower[k].flags & kDigit;
+      }
+      out += encode(lower[k].code, out);
+    }
+  }
+  return out;
 }
 
 template <class Char>
@@ -111,12 +151,13 @@ void Analyzer::read_characters(const Char* text, int64_t length) {
     if (character.flags & kSpace) {
       end();
     } else if (character.flags & kSpecial) {
-      put_special(text, length, i, [&](const CodePoint& point) {
-        if (point.flags & kSpace) return end();
-        begin();
+      CodePoint lower[2];
+      const int count = Unicode::tables().lower(text, length, i, lower);  // never white space
+      begin();
+      for (int k = 0; k < count; ++k) {
         start();
-        out += encode(point.code, out);
-      });
+        out += encode(lower[k].code, out);
+      }
     } else {
       begin();
       start();
@@ -126,48 +167,45 @@ void Analyzer::read_characters(const Char* text, int64_t length) {
   end();
 }
 
-template <class Char, class Put>
-void Analyzer::put_special(const Char* text, int64_t length, int64_t position, const Put& put) {
-  CodePoint lower[2];
-  const int count = Unicode::tables().lower(text, length, position, lower);
-  for (int i = 0; i < count; ++i) put(lower[i]);
-}
-
-// Keeps the word between `begin` and `end`, or forgets it.
-void Analyzer::end_word(int64_t begin, char* end, int64_t num_characters, bool is_number) {
-  if (num_characters < 2 || (is_number && settings_.drops_numbers)) return;
-  const int64_t stop = end - buffer_.get();
-  if (stop_words_ &&
-      stop_words_->find(TermTable::term(&buffer_[begin], static_cast<uint32_t>(stop - begin))) >= 0) {
-    return;
-  }
-  *end = ' ';
-  used_ = stop + 1;
+// Keeps the word that ends here, or forgets it.
+inline void Analyzer::end_word(const Word& word, int64_t end) {
+  if (word.num_characters < 2 || (word.is_number && settings_.drops_numbers)) return;
+  const char* text = &buffer_[word.begin];
+  const auto length = static_cast<uint32_t>(end - word.begin);
+  if (stop_words_ && stop_words_->find(TermTable::term(text, length)) >= 0) return;
   if (settings_.longest > 1) {
-    words_.push_back({begin, stop});
+    words_.push_back({word.begin, end});
   } else {
-    add(begin, stop);
+    add(text, length);
   }
 }
 
 void Analyzer::add_word_ngrams() {
+  joined_.clear();
+  for (Span& word : words_) {
+    const auto begin = static_cast<int64_t>(joined_.size());
+    joined_.insert(joined_.end(), &buffer_[word.begin], &buffer_[word.end]);
+    word = {begin, static_cast<int64_t>(joined_.size())};
+    joined_.push_back(' ');
+  }
+  joined_.resize(joined_.size() + kSlack);
   const auto num_words = static_cast<int64_t>(words_.size());
   for (int64_t n = settings_.shortest; n <= std::min<int64_t>(settings_.longest, num_words); ++n) {
-    for (int64_t i = 0; i + n <= num_words; ++i) add(words_[i].begin, words_[i + n - 1].end);
+    for (int64_t i = 0; i + n <= num_words; ++i) {
+      add(&joined_[words_[i].begin], words_[i + n - 1].end - words_[i].begin);
+    }
   }
 }
 
 void Analyzer::add_character_ngrams() {
   const auto num_characters = static_cast<int64_t>(characters_.size()) - 1;
+  const auto add_between = [&](int64_t first, int64_t behind) {
+    add(&buffer_[characters_[first]], characters_[behind] - characters_[first]);
+  };
   for (int64_t n = settings_.shortest; n <= settings_.longest; ++n) {
-    if (num_characters <= n) return add(characters_[0], characters_[num_characters]);
-    for (int64_t i = 0; i + n <= num_characters; ++i) add(characters_[i], characters_[i + n]);
+    if (num_characters <= n) return add_between(0, num_characters);
+    for (int64_t i = 0; i + n <= num_characters; ++i) add_between(i, i + n);
   }
-}
-
-void Analyzer::add(int64_t begin, int64_t end) {
-  // Behind a term lie the document's later words or the slack of the buffer.
-  terms_.push_back({&buffer_[begin], static_cast<uint32_t>(end - begin), 0});
 }
 
 }  // namespace xelm

@@ -31,26 +31,32 @@ class Analyzer {
   const std::vector<Term>& terms(const Text& text);
 
  private:
+  // A word in the buffer, of which more may follow.
   struct Word {
+    int64_t begin, num_characters;
+    bool is_number;
+  };
+  struct Span {
     int64_t begin, end;
   };
 
   template <class Char>
   void read_words(const Char* text, int64_t length);
   template <class Char>
+  char* read_specially(const Char* text, int64_t length, int64_t from, int64_t to, char* out, Word& word);
+  template <class Char>
   void read_characters(const Char* text, int64_t length);
-  template <class Char, class Put>
-  void put_special(const Char* text, int64_t length, int64_t position, const Put& put);
-  void end_word(int64_t begin, char* end, int64_t num_characters, bool is_number);
+  void end_word(const Word& word, int64_t end);
   void add_word_ngrams();
   void add_character_ngrams();
-  void add(int64_t begin, int64_t end);
+  void add(const char* text, int64_t length) { terms_.push_back({text, static_cast<uint32_t>(length), 0}); }
 
   AnalyzerSettings settings_;
   const TermTable* stop_words_;
-  std::unique_ptr<char[]> buffer_;  // the document's words in lower case, a space behind each
-  int64_t capacity_ = 0, used_ = 0;
-  std::vector<Word> words_;
+  std::unique_ptr<char[]> buffer_;  // the document in lower case
+  int64_t capacity_ = 0;
+  std::vector<Span> words_;         // where n-grams are asked for
+  std::vector<char> joined_;        // these words, a space behind each
   std::vector<int64_t> characters_;  // where the characters of a word begin, and its end
   std::vector<Term> terms_;
 };

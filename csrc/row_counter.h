@@ -12,12 +12,18 @@ class RowCounter {
   explicit RowCounter(int64_t num_terms)
       : counts_(num_terms), bits_(words(num_terms)), blocks_(words(bits_.size())), tops_(words(blocks_.size())) {}
 
-  void add(int32_t term) {
-    if (counts_[term]++ > 0) return;
-    used_.push_back(term);
-    bits_[term >> 6] |= bit(term);
-    blocks_[term >> 12] |= bit(term >> 6);
-    tops_[term >> 18] |= bit(term >> 12);
+  // Adds terms, some of which may come again. No branch depends on which.
+  void add(const std::vector<int32_t>& terms) {
+    size_t size = used_.size();
+    used_.resize(size + terms.size());
+    for (const int32_t term : terms) {
+      used_[size] = term;
+      size += counts_[term]++ == 0;
+      bits_[term >> 6] |= bit(term);
+      blocks_[term >> 12] |= bit(term >> 6);
+      tops_[term >> 18] |= bit(term >> 12);
+    }
+    used_.resize(size);
   }
 
   // How many terms there are.

@@ -26,18 +26,28 @@ inline uint64_t load8(const char* text) {
   return word;
 }
 
+// Which of the first sixteen bytes belong to a term, by its length.
+struct HeadMasks {
+  uint64_t low[17] = {}, high[17] = {};
+
+  constexpr HeadMasks() {
+    static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the first byte has to be the lowest");
+    for (int length = 1; length <= 16; ++length) {
+      low[length] = length >= 8 ? ~uint64_t{0} : low[length - 1] << 8 | 0xff;
+      high[length] = length > 8 ? high[length - 1] << 8 | 0xff : 0;
+    }
+  }
+};
+inline constexpr HeadMasks kHeadMasks;
+
 // The first sixteen bytes, zeros where the term is shorter.
 struct Head {
   uint64_t low, high;
 
   Head(const char* text, uint32_t length) : low(load8(text)), high(load8(text + 8)) {
-    static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the first byte has to be the lowest");
-    if (length < 8) {
-      low &= (uint64_t{1} << (8 * length)) - 1;
-      high = 0;
-    } else if (length < 16) {
-      high &= (uint64_t{1} << (8 * (length - 8))) - 1;
-    }
+    const uint32_t known = length < 16 ? length : 16;
+    low &= kHeadMasks.low[known];
+    high &= kHeadMasks.high[known];
   }
 };
 

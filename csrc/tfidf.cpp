@@ -58,11 +58,16 @@ class Tfidf::Worker {
   void append(const Text& document, Piece& piece) {
     const std::vector<Term>& terms = analyzer_.terms(document);
     const auto size = static_cast<int64_t>(terms.size());
+    found_.resize(size);
+    size_t num_found = 0;
     for (int64_t i = 0; i < size; ++i) {
       if (i + kAhead < size) tfidf_.terms_.prefetch(terms[i + kAhead]);
       const int64_t term = tfidf_.terms_.find(terms[i]);
-      if (term >= 0) counter_.add(static_cast<int32_t>(term));
+      found_[num_found] = static_cast<int32_t>(term);
+      num_found += term >= 0;
     }
+    found_.resize(num_found);
+    counter_.add(found_);
     const size_t begin = piece.terms.size();
     const int64_t row_size = counter_.size();
     piece.terms.resize(begin + row_size);
@@ -83,6 +88,7 @@ class Tfidf::Worker {
   Analyzer analyzer_;
   RowCounter counter_;
   RowOrder order_;
+  std::vector<int32_t> found_;
 };
 
 SparseRows Tfidf::transform(const std::vector<Text>& documents, RowOrder order, int num_threads) const {

@@ -1,4 +1,4 @@
-"""The definition of tf-idf that the C++ is held to: scikit-learn, with upstream's tokenizer where asked for."""
+"""The definition of tf-idf that the C++ is held to: scikit-learn, with upstream's tokenizer or its own."""
 
 import re
 

@@ -23,6 +23,24 @@ inline char* put(char* out, const LowerChar& character) {
   return out + (character.flags & kLengthMask);
 }
 
+// Lower-cases and classifies a block of ASCII, in a loop that compilers turn into vector instructions; false,
+// with nothing written, where there is another character in it.
+template <class Char>
+bool read_ascii(const Char* text, char* out, uint8_t* flags) {
+  Char all = 0;
+  for (int i = 0; i < kBlock; ++i) all |= text[i];
+  if (all >= 0x80) return false;
+  for (int i = 0; i < kBlock; ++i) {
+    const auto code = static_cast<uint8_t>(text[i]);
+    const bool is_upper = static_cast<uint8_t>(code - 'A') < 26;
+    const bool is_digit = static_cast<uint8_t>(code - '0') < 10;
+    const bool is_letter = static_cast<uint8_t>((code | 0x20) - 'a') < 26;
+    out[i] = static_cast<char>(code + 0x20 * is_upper);
+    flags[i] = static_cast<uint8_t>(kWord * (is_letter | is_digit | (code == '_')) + kDigit * is_digit);
+  }
+  return true;
+}
+
 // Which of the characters have a flag, one bit each.
 inline uint64_t bits_of(const uint8_t* flags, uint8_t flag) {
   uint64_t bits = 0;
@@ -72,11 +90,16 @@ void Analyzer::read_words(const Char* text, int64_t length) {
     char* const first_out = out;
     uint8_t flags[kBlock] = {};
     uint16_t offset[kBlock + 1];  // of a character from `base`
-    for (int64_t i = 0; i < size; ++i) {
-      const LowerChar character = lower_char(bmp, text[from + i]);
-      offset[i] = static_cast<uint16_t>(out - first_out);
-      flags[i] = character.flags;
-      out = put(out, character);
+    if (size == kBlock && read_ascii(text + from, out, flags)) {
+      for (int i = 0; i < kBlock; ++i) offset[i] = static_cast<uint16_t>(i);
+      out += kBlock;
+    } else {
+      for (int64_t i = 0; i < size; ++i) {
+        const LowerChar character = lower_char(bmp, text[from + i]);
+        offset[i] = static_cast<uint16_t>(out - first_out);
+        flags[i] = character.flags;
+        out = put(out, character);
+      }
     }
     offset[size] = static_cast<uint16_t>(out - first_out);
     const uint64_t is_word = bits_of(flags, kWord), is_special = bits_of(flags, kSpecial);

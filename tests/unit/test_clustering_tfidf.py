@@ -82,12 +82,13 @@ RANGES = [(0, 0x7F), (0, 0xFF), (0, 0x2FFF), (0, 0xFFFF), (0x10000, 0x1FFFF), (0
 
 
 def random_texts(rng):
-    low, high = rng.choice(RANGES)
+    (low, high), special_share = rng.choice(RANGES), rng.choice([0, 0.05, 0.6])
+    longest = rng.choice([60, 300])
 
     def character():
-        return rng.choice(SPECIAL) if rng.random() < 0.6 else chr(rng.randint(low, high))
+        return rng.choice(SPECIAL) if rng.random() < special_share else chr(rng.randint(low, high))
 
-    return ["".join(character() for _ in range(rng.randrange(60))) for _ in range(rng.randrange(1, 20))]
+    return ["".join(character() for _ in range(rng.randrange(longest))) for _ in range(rng.randrange(1, 12))]
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)

@@ -2,6 +2,7 @@
 
 import ast
 import shutil
+import subprocess
 import sys
 import sysconfig
 from pathlib import Path
@@ -50,6 +51,7 @@ REQUIREMENTS = [
     "scikit-learn>=1.5",
     "scipy>=1.13",
     "sentencepiece>=0.2",
+    "stopwordsiso>=0.7",
     "submitit>=1.5.2",
     "tensorboard>=2.18",
     "torch>=2.6",
@@ -113,13 +115,18 @@ class BuildExtension(build_ext):
                 f"{header} is missing, and xelm_nemo._csrc is compiled against it; install Python's "
                 f"headers (Debian, Ubuntu: apt install {package})."
             )
+        generated = Path(self.build_temp, "generated")
+        subprocess.run([sys.executable, UNICODE_RANGES, generated / "unicode_ranges.h"], check=True)
+        for extension in self.extensions:
+            extension.include_dirs.append(str(generated))
         super().build_extensions()
 
 
+UNICODE_RANGES = ROOT / "csrc" / "unicode_ranges.py"
 EXTENSION = Pybind11Extension(
     "xelm_nemo._csrc",
     sources=sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").glob("*.cpp")),
-    depends=sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").glob("*.h")),
+    depends=sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").iterdir()),
     include_dirs=["csrc"],
     cxx_std=17,
     extra_compile_args=["-O3", "-Wall", "-Wextra"],

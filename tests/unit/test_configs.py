@@ -164,6 +164,9 @@ def test_rate_that_is_no_finite_number_is_refused(value):
         ("tokenizer.kind=wordpiece", "use one of ['unigram', 'bpe']"),
         ("clustering.ngram_range=[3,1]", "clustering.ngram_range=[3, 1]"),
         ("clustering.ngram_range=[1]", "use for example [1,3]"),
+        ("clustering.fit_on=train", "clustering.fit_on='train' names no shards; use all"),
+        ("clustering.fit_on=[all]", "clustering.fit_on=['all'] names no shards"),
+        ("clustering.fit_on=[]", "clustering.fit_on=[] names no shards"),
         ("evaluation.top_k=[0]", "evaluation.top_k=[0] keeps no expert"),
         ("evaluation.rules=[vote]", "evaluation.rules=['vote'] must be some of"),
         ("evaluation.rules=[]", "evaluation.rules=[] must be some of"),
@@ -175,6 +178,13 @@ def test_value_that_cannot_work_is_refused(setting, said):
     with pytest.raises(ConfigError) as caught:
         compose([setting])
     assert said in str(caught.value)
+
+
+def test_shards_to_fit_on_are_one_or_a_list():
+    assert compose([]).clustering.fit_shards is None
+    assert compose(["clustering.fit_on=train/00000"]).clustering.fit_shards == ["train/00000"]
+    both = compose(["clustering.fit_on=[train/00000,train/00003]"])
+    assert both.clustering.fit_shards == ["train/00000", "train/00003"]
 
 
 def test_rules_that_route_by_text_need_a_clusterer_of_texts():

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from xelm_nemo.corpus.jsonl import Document, list_files, read_documents
+from xelm_nemo.corpus.jsonl import Document, list_files, read_documents, read_shard
 from xelm_nemo.errors import CorpusError
 
 
@@ -30,6 +30,14 @@ def test_documents_come_in_shard_file_and_line_order_with_stable_ids(tmp_path):
         Document("train/0/b.jsonl|0", "third", None),
     ]
     assert documents[-1].sp_id == "train/10/a.jsonl|0"
+
+
+def test_a_shard_can_be_read_alone(tmp_path):
+    for shard in range(3):
+        write(tmp_path, f"train/{shard:05}/a.jsonl", {"text": f"shard {shard}"})
+    assert [document.text for document in read_shard(tmp_path, "train/00001")] == ["shard 1"]
+    with pytest.raises(CorpusError, match=r"no shard 'train/1' .*use one of \['train/00000', 'train/00001'"):
+        list(read_shard(tmp_path, "train/1"))
 
 
 def test_the_keys_of_text_and_language_can_be_chosen(tmp_path):

@@ -43,6 +43,7 @@ ONLY_IN = {
     "nemo": {"nemo"},
     "omegaconf": {"config"},
     "sklearn": {"clustering"},
+    "stopwordsiso": {"clustering"},
     "submitit": {"launch"},
     "transformer_engine": {"model"},
     "transformers": {"corpus", "checkpoint", "nemo"},

@@ -98,7 +98,17 @@ def choice_problems(config: RunConfig) -> list[str]:
             f"clustering.ngram_range={ngram_range} is not a shortest and a longest n-gram; "
             "use for example [1,3]"
         )
+    fit_on = config.clustering.fit_on
+    if fit_on != "all" and not _are_shards(fit_on):
+        problems.append(
+            f"clustering.fit_on={fit_on!r} names no shards; use all, train/00000 or [train/00000,train/00001]"
+        )
     return problems
+
+
+def _are_shards(value: Any) -> bool:
+    names = [value] if isinstance(value, str) else value
+    return isinstance(names, list) and bool(names) and all("/" in str(name).strip("/") for name in names)
 
 
 def _misfits(config: RunConfig, keys: Iterable[str], wanted: str, fits: Callable[[Any], bool]) -> list[str]:

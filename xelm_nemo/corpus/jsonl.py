@@ -43,6 +43,24 @@ def read_documents(
         yield from read_file(root, path, text_key=text_key, lang_key=lang_key)
 
 
+def read_shard(
+    root: Path, shard: str, *, text_key: str = "text", lang_key: str = "lang"
+) -> Iterator[Document]:
+    """Every document of a shard, `<split>/<shard>`, file by file, line by line.
+
+    Raises:
+        CorpusError: there is no such shard in the split; or as `list_files` and `read_file`.
+    """
+    split, _, name = shard.strip("/").rpartition("/")
+    files = list_files(root, split)
+    if all(path.parent.name != name for path in files):
+        shards = _abridged(sorted({f"{split}/{path.parent.name}" for path in files}))
+        raise CorpusError(f"{root} has no shard {shard!r} with .jsonl files; use one of {shards}.")
+    for path in files:
+        if path.parent.name == name:
+            yield from read_file(root, path, text_key=text_key, lang_key=lang_key)
+
+
 def list_files(root: Path, split: str) -> list[Path]:
     """The `.jsonl` files of a split, by shard number, then by name.
 

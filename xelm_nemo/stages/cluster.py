@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from itertools import chain
 from pathlib import Path
 
 from xelm_nemo.artifacts import Recipe
@@ -30,13 +31,19 @@ def language_experts(run: Run) -> dict[str, int]:
     return {lang: cluster for lang, (_, cluster) in most.items()}
 
 
-def _clusterer_recipe(run: Run) -> Recipe:
+def clusterer_recipe(run: Run) -> Recipe:
+    """What a clusterer is made from: the training split, or the shards that it is to be fitted on."""
     settings = run.corpus_keys() | dataclasses.asdict(run.config.clustering)
-    return Recipe("clusterer", settings, {"train": run.split("train")})
+    shards = run.config.clustering.fit_shards
+    inputs = {"train": run.split("train")} if shards is None else {name: run.corpus / name for name in shards}
+    return Recipe("clusterer", settings, inputs)
 
 
-def _fit(run: Run, folder: Path) -> None:
-    fit_clusterer(list(run.documents("train")), run.config.clustering).save(folder)
+def fit(run: Run, folder: Path) -> None:
+    """Fit a clusterer on these documents and save it."""
+    shards = run.config.clustering.fit_shards
+    documents = run.documents("train") if shards is None else chain(*map(run.shard, shards))
+    fit_clusterer(list(documents), run.config.clustering).save(folder)
 
 
 def _clusters_recipe(run: Run) -> Recipe:
@@ -62,7 +69,7 @@ def _show(run: Run) -> None:
 
 CLUSTER = stage_of(
     "cluster",
-    Product(lambda run: run.clusterer, _clusterer_recipe, _fit),
+    Product(lambda run: run.clusterer, clusterer_recipe, fit),
     Product(lambda run: run.clusters, _clusters_recipe, _assign),
     finish=_show,
 )

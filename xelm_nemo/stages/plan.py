@@ -82,7 +82,11 @@ def _corpus(run: Run, stages: Collection[str]) -> list[str]:
             f"corpus.path={path!r} has no {' and no '.join(missing)}: set corpus.path=DIR to a "
             f"folder of {{{','.join(splits)}}}/<shard>/*.jsonl, or corpus=udhr to try the shipped text"
         ]
-    return [problem for split in splits if (problem := _unreadable(run, split))]
+    lost = [name for name in run.config.clustering.fit_shards or [] if not (run.corpus / name).is_dir()]
+    problems = [problem for split in splits if (problem := _unreadable(run, split))]
+    if lost:
+        problems.append(f"clustering.fit_on names {lost}, and {path} has no such folders; name shards of it")
+    return problems
 
 
 def _unreadable(run: Run, split: str) -> str | None:

@@ -12,7 +12,7 @@ from xelm_nemo.checkpoint.metaseq_settings import read_metaseq_shape
 from xelm_nemo.checkpoint.nemo_context import read_nemo_shape
 from xelm_nemo.config.compose import from_yaml, to_yaml
 from xelm_nemo.config.schema import RunConfig, differing_keys
-from xelm_nemo.corpus.jsonl import Document, read_documents
+from xelm_nemo.corpus.jsonl import Document, read_documents, read_shard
 from xelm_nemo.errors import RunFolderError
 from xelm_nemo.expert.job import MODEL
 from xelm_nemo.files import write_atomic, write_json
@@ -77,6 +77,10 @@ class Run:
     def documents(self, split: str) -> Iterator[Document]:
         """The documents of the "train", "valid" or "test" split."""
         return read_documents(self.corpus, self.split_name(split), **self.corpus_keys())
+
+    def shard(self, name: str) -> Iterator[Document]:
+        """The documents of a shard of the corpus, `<split>/<shard>`."""
+        return read_shard(self.corpus, name, **self.corpus_keys())
 
     def corpus_keys(self) -> dict[str, str]:
         """Under which keys of a line the text and the language are."""

@@ -12,6 +12,8 @@ class ClusteringConfig:
     method: str = "tfidf"  # "tfidf", "typology" (by language) or "random" (the ablation)
     num_clusters: int = 8
     seed: int = 1234
+    assignment: str | None = None  # a folder of upstream's {sp_id, cluster} files, used instead of assigning
+    remap: str | None = None  # from=to: how an sp_id of these begins, and how it begins in this corpus
     # tf-idf
     analyzer: str = "word"  # upstream's word tokens; "char_wb" for corpora with unspaced scripts
     ngram_range: list[int] = field(default_factory=lambda: [1, 1])

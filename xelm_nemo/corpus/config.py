@@ -8,7 +8,9 @@ class CorpusConfig:
     """Where documents are: `<path>/<split>/<shard>/*.jsonl`, or what such a corpus is made from."""
 
     path: str | None = None  # a folder in the corpus layout
-    builtin: str | None = None  # used when path is None; "udhr": written to <output>/corpus on first use
+    builtin: str | None = (
+        None  # used when path and raw are None; "udhr": written to <output>/corpus on first use
+    )
     raw: str | None = None  # a folder of mC4's files, or of one folder a language: made into <output>/corpus
     languages: list[str] | None = None  # of raw; None takes all
     num_shards: int = 1  # of the training split made from raw

@@ -90,7 +90,7 @@ class DocumentEncoder:
         return [
             b"".join([end, *map(known.__getitem__, words), end])
             if n not in groups_of
-            else b"".join([end, *(known.get(group) or ids_of[group] for group in groups_of[n]), end])
+            else b"".join([end, *(known[g] if g in known else ids_of[g] for g in groups_of[n]), end])
             for n, words in enumerate(words_of)
         ]
 
@@ -136,12 +136,18 @@ def _reaches_out(token: dict[str, Any]) -> bool:
 def _begins_alone(word: str) -> bool:
     """Whether at most one space is before it and it begins with what no normalisation turns into a space."""
     first = word[1:2] if word[0] in " \n" else word[0]
-    return unicodedata.category(first or " ")[0] in "LNPS"
+    return _is_solid(first or " ")
 
 
 def _ends_alone(word: str) -> bool:
     """Whether it ends with what neither joins a space after it nor becomes one."""
-    return unicodedata.category(word[-1])[0] in "LNPSM" and word[-1] not in _PREPENDED
+    last = word[-1]
+    return (_is_solid(last) or unicodedata.category(last)[0] == "M") and last not in _PREPENDED
+
+
+def _is_solid(letter: str) -> bool:
+    """Whether it is a letter, number or mark of punctuation; SentencePiece takes other symbols for spaces."""
+    return "!" <= letter <= "~" or unicodedata.category(letter)[0] in "LNP"
 
 
 def _groups(words: Sequence[str], alone: Container[str]) -> list[str]:

@@ -36,7 +36,7 @@ def corpus(tmp_path_factory):
             for line in range(len(rows[number::4]))
         ]
         write_assignment(assignment_file(clusters, name), own)
-    train_tokenizer((row["text"] for row in rows), TokenizerConfig(vocab_size=1000), tokenizer)
+    train_tokenizer((row["text"] for row in rows), TokenizerConfig(vocab_size=2048), tokenizer)
     return root, clusters, tokenizer
 
 

@@ -8,7 +8,10 @@ import time
 import pytest
 
 from tests.helpers.commands import SMALL, run, run_well, start
+from xelm_nemo import command
 from xelm_nemo.corpus.udhr import documents
+from xelm_nemo.launch import pool
+from xelm_nemo.stages import pipeline
 
 pytestmark = pytest.mark.slow
 
@@ -41,10 +44,14 @@ def made_by(tmp_path, name, corpus, *settings):
     return {part: contents(tmp_path / name / part) for part in ("clusters", "tokens")}
 
 
-def test_any_number_of_processes_makes_the_same_bytes(tmp_path):
-    corpus = write_corpus(tmp_path / "corpus", copies=120)  # enough for two processes
-    one = made_by(tmp_path, "one", corpus, "launch.max_parallel=1")
-    assert made_by(tmp_path, "two", corpus, "launch.max_parallel=2") == one
+def test_any_number_of_processes_makes_the_same_bytes(tmp_path, monkeypatch):
+    corpus = write_corpus(tmp_path / "corpus")
+    settings = ["clustering=tfidf_char", "launch.max_parallel=2"]
+    one = made_by(tmp_path, "one", corpus, *settings)
+    monkeypatch.setattr(pool, "_BYTES_A_PROCESS", 1000)
+    arguments = [*SETTINGS, *settings, f"corpus.path={corpus}", f"output={tmp_path / 'two'}"]
+    assert command.run(lambda: pipeline.main("shard", arguments)) == 0
+    assert {part: contents(tmp_path / "two" / part) for part in one} == one
 
 
 def test_killed_between_files_goes_on_with_the_others_and_never_with_another_recipe(tmp_path):

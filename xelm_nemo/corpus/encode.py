@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xelm_nemo.corpus.tokenizer import encode_document
+from xelm_nemo.corpus.tokenizer import XGLM_OFFSET, XGLM_SPECIAL_IDS, encode_document
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_ANGLES = frozenset("<\ufe64\uff1c")  # special tokens begin with one of these, or what is normalised to one
 _WORDS = re.compile(r"[ \n]*[^ \n]+|[ \n]+\Z")  # each with the spaces before it; spaces at the end
 _ROOM = 1 << 24  # for remembered words, of which each takes its letters and 16: about 200 MB
 # Letters that Unicode joins to a space that follows them (Grapheme_Cluster_Break=Prepend).
@@ -53,6 +54,8 @@ class DocumentEncoder:
         self.itemsize = np.dtype(dtype).itemsize
         self._end = self._bytes([tokenizer.eos_token_id])
         self._fast: Any = tokenizer.backend_tokenizer if tokenizer.is_fast else None
+        is_xglm = self._fast is None and type(tokenizer).__name__ == "XGLMTokenizer"
+        self._pieces: Any = tokenizer.sp_model if is_xglm else None
         self._ids_of: dict[str, bytes] = {}
         self._room = _ROOM
         self._by_words = False
@@ -64,7 +67,7 @@ class DocumentEncoder:
     def encode(self, texts: Sequence[str]) -> list[bytes]:
         """The ids of each text as the bytes of an array, `</s>` at both ends."""
         if self._fast is None:
-            return [self._bytes(encode_document(self._tokenizer, text)) for text in texts]
+            return [self._slow(text) for text in texts]
         if not self._by_words:
             return [self._end + ids + self._end for ids in self._encode(texts)]
         words_of = [_WORDS.findall(text) for text in texts]
@@ -72,6 +75,14 @@ class DocumentEncoder:
             self._ids_of, self._room = {}, _ROOM
         self._learn(set().union(*words_of) - self._ids_of.keys())
         return self._join(words_of)
+
+    def _slow(self, text: str) -> bytes:
+        """The ids by SentencePiece itself, where nothing in the text may be taken for a special token."""
+        if self._pieces is None or not _ANGLES.isdisjoint(text):
+            return self._bytes(encode_document(self._tokenizer, text))
+        ids = np.array(self._pieces.encode(text, num_threads=1), dtype=self._dtype)
+        ids = np.where(ids == 0, XGLM_SPECIAL_IDS["<unk>"], ids + XGLM_OFFSET).astype(self._dtype)
+        return self._end + ids.tobytes() + self._end
 
     def _learn(self, words: set[str]) -> None:
         """Remember the ids of those words that are the same wherever they stand."""

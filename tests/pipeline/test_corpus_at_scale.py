@@ -7,8 +7,10 @@ import time
 
 import pytest
 
-from tests.helpers.commands import SMALL, run, run_well, start
+from tests.helpers.commands import SMALL, start
 from xelm_nemo import command
+from xelm_nemo.corpus.config import TokenizerConfig
+from xelm_nemo.corpus.tokenizer import train_tokenizer
 from xelm_nemo.corpus.udhr import documents
 from xelm_nemo.launch import pool
 from xelm_nemo.stages import pipeline
@@ -38,9 +40,32 @@ def contents(folder):
     }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def tokenizer(tmp_path_factory):
+    """One for all, for it takes longer than the rest."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    train_tokenizer((row["text"] for row in documents()), TokenizerConfig(vocab_size=2048), folder)
+    SETTINGS.append(f"tokenizer.path={folder}")
+    yield
+    SETTINGS.pop()
+
+
+def here(verb, *arguments):
+    """Run a command in this process, which has imported everything; its exit code."""
+    return command.run(lambda: pipeline.main(verb, [*map(str, arguments)]))
+
+
+def refused(capsys, *arguments):
+    """The one line that ends `shard`."""
+    capsys.readouterr()
+    assert here("shard", *arguments) == 2
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    return line
+
+
 def made_by(tmp_path, name, corpus, *settings):
     """Clusters and tokens of a run over a corpus."""
-    run_well("shard", *SETTINGS, f"corpus.path={corpus}", f"output={tmp_path / name}", *settings)
+    assert here("shard", *SETTINGS, f"corpus.path={corpus}", f"output={tmp_path / name}", *settings) == 0
     return {part: contents(tmp_path / name / part) for part in ("clusters", "tokens")}
 
 
@@ -49,9 +74,7 @@ def test_any_number_of_processes_makes_the_same_bytes(tmp_path, monkeypatch):
     settings = ["clustering=tfidf_char", "launch.max_parallel=2"]
     one = made_by(tmp_path, "one", corpus, *settings)
     monkeypatch.setattr(pool, "_BYTES_A_PROCESS", 1000)
-    arguments = [*SETTINGS, *settings, f"corpus.path={corpus}", f"output={tmp_path / 'two'}"]
-    assert command.run(lambda: pipeline.main("shard", arguments)) == 0
-    assert {part: contents(tmp_path / "two" / part) for part in one} == one
+    assert made_by(tmp_path, "two", corpus, *settings) == one
 
 
 def test_killed_between_files_goes_on_with_the_others_and_never_with_another_recipe(tmp_path):
@@ -86,7 +109,7 @@ def test_work_left_by_another_recipe_is_thrown_away(tmp_path):
     corpus = write_corpus(tmp_path / "corpus")
     whole = made_by(tmp_path, "whole", corpus)
     stale = tmp_path / "stale/.clusters.part/.work"
-    run_well("prepare", *SETTINGS, f"corpus.path={corpus}", f"output={tmp_path / 'stale'}")
+    assert here("prepare", *SETTINGS, f"corpus.path={corpus}", f"output={tmp_path / 'stale'}") == 0
     stale.mkdir(parents=True)
     (stale / "made_from").write_text("another recipe")
     (stale.parent / "train").mkdir()
@@ -112,18 +135,18 @@ def test_without_room_the_old_output_stays_and_one_line_says_so(tmp_path):
         "cannot be written (File too large)" in line and "make room, and run the same command again" in line
     )
     assert {name: contents(tmp_path / "run" / name) for name in before} == before
-    run_well("shard", *arguments)
+    assert here("shard", *arguments) == 0
     assert contents(tmp_path / "run/tokens") != before["tokens"]
 
 
-def test_bad_lines_end_the_run_or_are_skipped_and_reported(tmp_path):
+def test_bad_lines_end_the_run_or_are_skipped_and_reported(tmp_path, capsys):
     corpus = write_corpus(tmp_path / "corpus", files=2)
     with (corpus / "train/1/1.jsonl").open("ab") as file:
         file.write(b'\n{"text": ""}\n{"text": "torn')
     arguments = [*SETTINGS, f"corpus.path={corpus}", f"output={tmp_path / 'run'}"]
-    code, _, error = run("shard", *arguments)
-    assert code == 2 and "1.jsonl:271 is empty" in error and "corpus.on_bad_line=skip" in error
-    run_well("shard", *arguments, "corpus.on_bad_line=skip")
+    line = refused(capsys, *arguments)
+    assert "1.jsonl:271 is empty" in line and "set corpus.on_bad_line=skip" in line
+    assert here("shard", *arguments, "corpus.on_bad_line=skip") == 0
     report = json.loads((tmp_path / "run/clusters/report.json").read_text())
     kinds = {"blank text": 1, "empty": 1, "torn": 1}
     lines = [[271, "empty"], [272, "blank text"], [273, "torn"]]
@@ -132,7 +155,7 @@ def test_bad_lines_end_the_run_or_are_skipped_and_reported(tmp_path):
     assert sum(cluster["documents"] for cluster in counts["train"]) == report["num_documents"] == 539
 
 
-def test_clusters_of_the_original_programs_are_read(tmp_path):
+def test_clusters_of_the_original_programs_are_read(tmp_path, capsys):
     corpus, given = write_corpus(tmp_path / "corpus", files=2), tmp_path / "given"
     for path in corpus.rglob("*.jsonl"):
         name = path.relative_to(corpus).as_posix()
@@ -143,12 +166,11 @@ def test_clusters_of_the_original_programs_are_read(tmp_path):
         )
         (given / name).write_text(text.replace("/", "\\/") if "train" in name else text)
     arguments = [*SETTINGS, f"corpus.path={corpus}", f"clustering.assignment={given}"]
-    code, _, error = run("cluster", *arguments, f"output={tmp_path / 'a'}")
-    [line] = [line for line in error.splitlines() if line.startswith("error: ")]
-    assert code == 2 and "matches no document of this corpus" in line
+    line = refused(capsys, *arguments, f"output={tmp_path / 'a'}")
+    assert "matches no document of this corpus" in line
     remap = line.split("set '")[1].split("'")[0]
     assert remap == 'clustering.remap="/old/data/="'
-    run_well("shard", *arguments, remap, f"output={tmp_path / 'b'}")
+    assert here("shard", *arguments, remap, f"output={tmp_path / 'b'}") == 0
     rows = [json.loads(line) for line in (tmp_path / "b/clusters/train/0/0.jsonl").open()]
     assert rows[:3] == [{"sp_id": f"train/0/0.jsonl|{n}", "cluster": n % 2} for n in range(3)]
 
@@ -167,7 +189,7 @@ def test_layouts_of_the_original_programs_examples_are_read(tmp_path):
         "corpus.valid_split=valid/C4_small",
         "corpus.test_split=valid/C4_small",
     ]
-    run_well("shard", *SMALL, *settings, f"corpus.path={root}", f"output={tmp_path / 'run'}")
+    assert here("shard", *SETTINGS, *settings, f"corpus.path={root}", f"output={tmp_path / 'run'}") == 0
     report = json.loads((tmp_path / "run/clusters/report.json").read_text())
     assert [row["languages"] for row in report["clusters"]] == [{"de": 64}, {"en": 62}]
     assert (tmp_path / "run/clusters/valid/C4_small/00000/mc4.jsonl").is_file()
@@ -187,15 +209,15 @@ def test_mc4_becomes_a_corpus_and_a_killed_preparation_goes_on(tmp_path):
         "corpus.languages=[de,en,sw]",
         "corpus.num_shards=2",
     ]
-    run_well("prepare", *arguments, f"output={tmp_path / 'whole'}")
+    assert here("prepare", *arguments, f"output={tmp_path / 'whole'}") == 0
     process = start("prepare", *arguments, f"output={tmp_path / 'killed'}")
     while not list((tmp_path / "killed").glob(".corpus.part/.work/dealt/1.json")):
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.001)
     process.kill()
     process.communicate(timeout=30)
-    run_well("shard", *SETTINGS, *arguments, "corpus.builtin=null", f"output={tmp_path / 'sharded'}")
-    run_well("prepare", *arguments, f"output={tmp_path / 'killed'}")
+    assert here("prepare", *arguments, f"output={tmp_path / 'killed'}") == 0
+    assert here("shard", *SETTINGS, *arguments, f"output={tmp_path / 'sharded'}") == 0
     whole = contents(tmp_path / "whole/corpus")
     assert contents(tmp_path / "killed/corpus") == contents(tmp_path / "sharded/corpus") == whole
     assert len(list((tmp_path / "whole/corpus").glob("valid_*/00000/mc4.jsonl"))) == 3

@@ -15,11 +15,19 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
 from xelm_nemo.clustering.assign import assignment_file, write_assignment
 from xelm_nemo.corpus.documents import read_file
 from xelm_nemo.corpus.tokenizer import load_tokenizer
-from xelm_nemo.shards.build import JoinPieces, TokeniseFile, join_pieces, token_dtype, tokenise_file
+from xelm_nemo.shards.build import (
+    JoinPieces,
+    TokeniseFile,
+    join_pieces,
+    load_encoder,
+    token_dtype,
+    tokenise_file,
+)
 
 
 def measure_shards(
@@ -27,7 +35,8 @@ def measure_shards(
 ) -> dict[str, Any]:
     """CPU seconds of both ways over the same JSONL files, one process and one thread each.
 
-    The ways alternate. Ours begins each time without a word in memory, and reads the clusters too.
+    The ways alternate, with the tokenizer loaded. Ours begins each time without a word in memory, and reads
+    the clusters too.
 
     Args:
         corpus: the folder that the files are in.
@@ -47,7 +56,8 @@ def measure_shards(
             write_assignment(assignment_file(clusters, path.relative_to(corpus).as_posix()), rows)
         for number in range(rounds):
             here = Path(folder, str(number))
-            theirs.append(_seconds(partial(_megatron, files, tokenizer, here / "theirs")))
+            load_encoder(tokenizer, str(here))
+            theirs.append(_seconds(partial(_megatron, files, load_tokenizer(tokenizer), here / "theirs")))
             ours.append(_seconds(partial(_ours, corpus, files, tokenizer, clusters, here)))
             same = [(here / way).with_suffix(".bin").read_bytes() for way in ("theirs", "ours")]
             assert same[0] == same[1], "the two ways wrote different tokens"
@@ -78,10 +88,7 @@ def _ours(corpus: Path, files: Sequence[Path], tokenizer: Path, clusters: Path, 
     join_pieces(JoinPieces(pieces, 0, dtype, folder / "ours"))
 
 
-def _megatron(files: Sequence[Path], folder: Path, prefix: Path) -> None:
-    from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
-
-    tokenizer = load_tokenizer(folder)
+def _megatron(files: Sequence[Path], tokenizer: Any, prefix: Path) -> None:
     eos = tokenizer.eos_token_id
     prefix.parent.mkdir(parents=True, exist_ok=True)
     builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=token_dtype(len(tokenizer)))

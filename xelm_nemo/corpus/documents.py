@@ -125,7 +125,7 @@ class _Ids:
         if value is None or self._is_new(value):
             return None
         said = f"has {self._key}={value!r:.60} for a second time"
-        return BadLine("duplicate id", said, "drop one, set corpus.id_key=null to ignore ids")
+        return BadLine("duplicate id", said, "drop one, or set corpus.id_key=null to ignore ids")
 
     def _is_new(self, value: Any) -> bool:
         if type(value) is int and value in self._run:

@@ -84,7 +84,7 @@ def tokenise_file(task: TokeniseFile) -> dict[str, Any]:
         CorpusError: as `read_file`.
         ArtifactError: as `with_clusters`; upstream drops documents without a cluster in silence.
     """
-    encoder = _encoder(task.tokenizer, task.digest)
+    encoder = load_encoder(task.tokenizer, task.digest)
     name = task.path.relative_to(task.root).as_posix()
     skipped, assigned = Skipped(name), assignment_file(task.clusters, name)
     documents = read_file(task.root, task.path, on_bad=skipped.add if task.skip_bad else None, **task.keys)
@@ -145,7 +145,8 @@ def join_pieces(task: JoinPieces) -> None:
 
 
 @lru_cache(maxsize=1)
-def _encoder(folder: Path, digest: str) -> DocumentEncoder:
+def load_encoder(folder: Path, digest: str) -> DocumentEncoder:
+    """The tokenizer of a folder with this digest; the last one stays loaded."""
     tokenizer = load_tokenizer(folder)
     return DocumentEncoder(tokenizer, token_dtype(len(tokenizer)))
 

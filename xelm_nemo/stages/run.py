@@ -88,10 +88,10 @@ class Run:
         """Whether lines without a document are left out instead of ending the run."""
         return self.config.corpus.on_bad_line == "skip"
 
-    def processes(self, files: Iterable[Path]) -> int:
-        """How many processes to read these files with."""
+    def processes(self, files: Iterable[Path], *, ease: int = 1) -> int:
+        """How many processes to read these files with; `ease` is how much faster than tokenising that is."""
         most = self.config.launch.max_parallel or device.cores()
-        return pool.num_processes(sum(path.stat().st_size for path in files), most)
+        return pool.num_processes(sum(path.stat().st_size for path in files) // ease, most)
 
     @property
     def clusterer(self) -> Path:

@@ -26,6 +26,8 @@ from xelm_nemo.stages.stage import Product, stage_of
 
 log = logging.getLogger(__name__)
 
+_EASE_OF_COPYING = 64
+
 
 def _tokenizer_source(run: Run) -> str | None:
     """Folder or hub id of the tokenizer to use; None: train one."""
@@ -95,6 +97,7 @@ def _tokenise(run: Run, folder: Path, split: str, dtype: str) -> list[dict[str, 
     }
     rows = list(pool.results(tokenise_file, tokenise, work / "tokenised", processes=processes))
     join = {str(k): JoinPieces(pieces, k, dtype, shard_prefix(folder, k, split)) for k in range(clusters)}
+    processes = run.processes(files, ease=_EASE_OF_COPYING)
     for _ in pool.results(join_pieces, join, work / "joined", processes=processes):
         pass
     remove(work / "pieces")

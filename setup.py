@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent
 # Written out: find_packages() would also take folders with generic names, such as tests and configs.
 PACKAGES = [
     "xelm_nemo",
+    "xelm_nemo.bench",
     "xelm_nemo.checkpoint",
     "xelm_nemo.clustering",
     "xelm_nemo.config",
@@ -40,6 +41,7 @@ PACKAGE_DATA = {
 }
 
 REQUIREMENTS = [
+    "backports.zstd>=1.0",  # the standard library has it from Python 3.14 on
     "hydra-core>=1.3.2,<1.4",
     "matplotlib>=3.9",
     "megatron-core>=0.15.3,<0.16",  # the newest line that NeMo 2.7.3 works with
@@ -54,6 +56,7 @@ REQUIREMENTS = [
     "stopwordsiso>=0.7",
     "submitit>=1.5.2",
     "tensorboard>=2.18",
+    "threadpoolctl>=3.1",
     "torch>=2.6",
     "transformers>=4.57,<5",
     "triton>=3.2; platform_system == 'Linux'",  # elsewhere the kernels' plain torch definitions run
@@ -75,10 +78,12 @@ EXTRAS = {
         "transformers~=4.57",
     ],
     "eval": ["lm_eval>=0.4.9"],
+    "parquet": ["pyarrow<21"],
     "dev": [
         "codespell",
         "mypy",
         "pre-commit",
+        "pyarrow<21",
         "pybind11>=2.13",  # with setuptools: the tests build the extension without a network
         "pytest>=8",
         "pytest-timeout",

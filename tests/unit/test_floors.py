@@ -128,11 +128,11 @@ def test_imports_point_down(path):
 @pytest.mark.parametrize(
     "file, line, complaint",
     [
-        ("corpus/jsonl.py", "from xelm_nemo.expert.loop import train", "(floor 3) imports expert (floor 5)"),
-        ("corpus/jsonl.py", "from xelm_nemo import expert", "corpus (floor 3) imports expert (floor 5)"),
-        ("corpus/jsonl.py", "import xelm_nemo.clustering", "corpus (floor 3) imports clustering (floor 3)"),
-        ("corpus/jsonl.py", "if TYPE_CHECKING:\n    from xelm_nemo import expert", "imports expert"),
-        ("corpus/jsonl.py", "def f():\n    import triton", "only bench, kernels may import triton"),
+        ("corpus/layout.py", "from xelm_nemo.expert.loop import train", "(floor 3) imports expert (floor 5)"),
+        ("corpus/layout.py", "from xelm_nemo import expert", "corpus (floor 3) imports expert (floor 5)"),
+        ("corpus/layout.py", "import xelm_nemo.clustering", "corpus (floor 3) imports clustering (floor 3)"),
+        ("corpus/layout.py", "if TYPE_CHECKING:\n    from xelm_nemo import expert", "imports expert"),
+        ("corpus/layout.py", "def f():\n    import triton", "only bench, kernels may import triton"),
         ("router/config.py", "from xelm_nemo.files import sha256", "imports files (floor 1)"),
         ("router/config.py", "import numpy", "settings import only the standard library, not numpy"),
         ("train.py", "from xelm_nemo.shard import main", "train (floor 9) imports shard (floor 9)"),

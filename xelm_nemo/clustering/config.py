@@ -14,6 +14,8 @@ class ClusteringConfig:
     num_clusters: int = 8
     seed: int = 1234
     fit_on: Any = "all"  # the training split; or a shard of it, such as train/00000, or a list of shards
+    assignment: str | None = None  # a folder of upstream's {sp_id, cluster} files, used instead of assigning
+    remap: str | None = None  # from=to: how an sp_id of these begins, and how it begins in this corpus
     # tf-idf
     analyzer: str = "word"  # upstream's word tokens; "char_wb" for corpora with unspaced scripts
     ngram_range: list[int] = field(default_factory=lambda: [1, 1])

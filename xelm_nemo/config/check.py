@@ -51,14 +51,21 @@ def _refuse(problems: list[str]) -> None:
 
 def _corpus(config: RunConfig) -> list[str]:
     corpus, problems = config.corpus, []
-    if corpus.path is None and corpus.builtin is None:
+    if corpus.path is not None and corpus.raw is not None:
+        problems.append(
+            f"corpus.raw={corpus.raw!r} is made into a corpus, and corpus.path={corpus.path!r} "
+            "is one already; set one of the two to null"
+        )
+    if corpus.path is not None or corpus.raw is not None:
+        return problems
+    if corpus.builtin is None:
         problems.append(
             "corpus.path is not set; give a folder of {train,valid}/<shard>/*.jsonl, or corpus=udhr"
         )
-    if corpus.path is None and corpus.builtin not in (None, "udhr"):
+    if corpus.builtin not in (None, "udhr"):
         problems.append(f"corpus.builtin={corpus.builtin!r} is not shipped; use 'udhr'")
     splits = [corpus.train_split, corpus.valid_split, corpus.test_split]
-    if corpus.path is None and not set(splits) <= set(SHIPPED_SPLITS):
+    if not set(splits) <= set(SHIPPED_SPLITS):
         problems.append(
             f"corpus.*_split={splits} are not all splits of the shipped corpus; use {list(SHIPPED_SPLITS)}"
         )
@@ -79,6 +86,11 @@ def _seed_model(config: RunConfig) -> list[str]:
 
 def _clusters(config: RunConfig) -> list[str]:
     chosen, clusters, problems = config.train_clusters, config.clustering.num_clusters, []
+    remap = config.clustering.remap
+    if remap is not None and (config.clustering.assignment is None or remap.count("=") != 1):
+        problems.append(
+            f"clustering.remap={remap!r} is of no use; write it from=to, and set clustering.assignment"
+        )
     outside = [cluster for cluster in chosen if not 0 <= cluster < clusters]
     if outside:
         problems.append(f"training.train_clusters={outside} are not among clusters 0..{clusters - 1}")

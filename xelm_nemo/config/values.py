@@ -12,6 +12,7 @@ FINISHING_STAGES = ("evaluate", "export")
 
 # The least that a number may be; None, where a setting takes it, leaves the choice to the program.
 AT_LEAST = {
+    "corpus.num_shards": 1,
     "tokenizer.vocab_size": 12,  # XGLM's four special tokens and seven made-up words, and one piece
     "clustering.num_clusters": 1,
     "clustering.max_features": 2,
@@ -53,9 +54,10 @@ ABOVE_ZERO = (
     *("router.temperature", "model.layernorm_epsilon", "model.init_method_std"),
 )
 BELOW_ONE = ("model.hidden_dropout", "model.attention_dropout", "optim.adam_beta1", "optim.adam_beta2")
-SEEDS = ("clustering.seed", "seed_model.seed", "training.seed", "evaluation.seed")
+SEEDS = ("corpus.seed", "clustering.seed", "seed_model.seed", "training.seed", "evaluation.seed")
 _MAX_SEED = 2**32 - 1  # scikit-learn's
 CHOICES = {
+    "corpus.on_bad_line": ("error", "skip"),
     "tokenizer.kind": ("unigram", "bpe"),
     "clustering.method": ("tfidf", "typology", "random"),
     "clustering.analyzer": ("word", "char_wb"),

@@ -12,6 +12,7 @@ from xelm_nemo.checkpoint.metaseq_settings import read_metaseq_shape
 from xelm_nemo.checkpoint.nemo_context import read_nemo_shape
 from xelm_nemo.config.compose import to_yaml
 from xelm_nemo.config.values import FINISHING_STAGES
+from xelm_nemo.corpus.raw import list_raw
 from xelm_nemo.corpus.tokenizer import has_tokenizer
 from xelm_nemo.errors import ArtifactError, CheckpointError, ConfigError, CorpusError
 from xelm_nemo.stages.jobs import expert_job, round_jobs, seed_job
@@ -40,7 +41,7 @@ def check_places(run: Run, stages: Sequence[Stage]) -> None:
         ConfigError: one line with every place that cannot be read and how to set it.
     """
     names = {stage.name for stage in stages}
-    problems = [*_corpus(run, names), *_experts(run, names)]
+    problems = [*_corpus(run, names), *_assignment(run), *_experts(run, names)]
     problems += _sources(run, names, doubt=bool(problems))
     if problems:
         raise ConfigError("; ".join(problems) + ".")
@@ -72,9 +73,9 @@ def show_plan(run: Run, stages: Sequence[Stage]) -> None:
 
 def _corpus(run: Run, stages: Collection[str]) -> list[str]:
     """The splits of a user's corpus, each read up to its first document."""
-    path = run.config.corpus.path
+    path, raw = run.config.corpus.path, run.config.corpus.raw
     if path is None:
-        return []
+        return [] if raw is None else _raw(Path(raw), run.config.corpus.languages)
     splits = ("train", "valid", "test") if "evaluate" in stages else ("train", "valid")
     missing = [str(run.split(split)) for split in splits if not run.split(split).is_dir()]
     if missing:
@@ -87,6 +88,21 @@ def _corpus(run: Run, stages: Collection[str]) -> list[str]:
     if lost:
         problems.append(f"clustering.fit_on names {lost}, and {path} has no such folders; name shards of it")
     return problems
+
+
+def _raw(folder: Path, languages: list[str] | None) -> list[str]:
+    try:
+        list_raw(folder, languages)
+    except CorpusError as error:
+        return [str(error).removesuffix(".")]
+    return []
+
+
+def _assignment(run: Run) -> list[str]:
+    given = run.config.clustering.assignment
+    if given is None or Path(given).is_dir():
+        return []
+    return [f"clustering.assignment={given!r} is no folder: set it to one of <split>/<shard>/<file>.jsonl"]
 
 
 def _unreadable(run: Run, split: str) -> str | None:

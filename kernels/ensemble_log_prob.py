@@ -91,7 +91,7 @@ def ensemble_log_prob(logits_ETV, log_w_TE, target_T, *, vocab_size=None):
             not read. None: all of them.
 
     Returns:
-        Natural-log probabilities, float32 [T]. NaN where all weights are on an expert that forbids every token.
+        Natural-log probabilities, float32 [T]; NaN where an expert with weight forbids every token.
 
     Raises:
         ValueError: shapes that do not fit each other, or, on a CPU, a target outside the vocabulary

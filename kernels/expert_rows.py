@@ -17,7 +17,7 @@ from xelm_kernels.optional_triton import tl, triton
 def expert_rows_plain(logits_ETV, log_w_TE, target_T=None):
     """lse and picked, [E, T], in float32 or wider. A target that is not among the columns picks -inf."""
     x_ETV = logits_ETV.to(torch.promote_types(logits_ETV.dtype, torch.float32))
-    left_out_ET = log_w_TE.T == -torch.inf
+    left_out_ET = -torch.inf == log_w_TE.T
     lse_ET = torch.logsumexp(x_ETV, -1).masked_fill(left_out_ET, -torch.inf)
     if target_T is None:
         return lse_ET, None

@@ -11,6 +11,7 @@ from xelm_nemo.checkpoint.config import SeedModelConfig
 from xelm_nemo.checkpoint.metaseq_settings import read_metaseq_shape
 from xelm_nemo.config.compose import to_yaml
 from xelm_nemo.config.values import FINISHING_STAGES
+from xelm_nemo.corpus.jsonl import read_documents
 from xelm_nemo.errors import ArtifactError, CheckpointError, ConfigError, CorpusError
 from xelm_nemo.stages.jobs import expert_job, round_jobs, seed_job
 from xelm_nemo.stages.run import Run
@@ -73,8 +74,10 @@ def _corpus(run: Run, stages: Collection[str]) -> list[str]:
     path = run.config.corpus.path
     if path is None:
         return []
-    splits = ("train", "valid", "test") if "evaluate" in stages else ("train", "valid")
-    missing = [str(run.split(split)) for split in splits if not run.split(split).is_dir()]
+    splits = [run.split_name("train"), run.split_name("valid")]
+    if "evaluate" in stages:
+        splits += run.config.evaluation.subsets or [run.split_name("test")]
+    missing = [str(run.corpus / split) for split in splits if not (run.corpus / split).is_dir()]
     if missing:
         return [
             f"corpus.path={path!r} has no {' and no '.join(missing)}: set corpus.path=DIR to a "
@@ -85,15 +88,16 @@ def _corpus(run: Run, stages: Collection[str]) -> list[str]:
 
 def _unreadable(run: Run, split: str) -> str | None:
     try:
-        first = next(run.documents(split), None)
+        first = next(read_documents(run.corpus, split, **run.corpus_keys()), None)
     except CorpusError as error:
         return str(error).removesuffix(".")
-    return None if first else f"{run.split(split)} holds no document; put lines into its .jsonl files"
+    return None if first else f"{run.corpus / split} holds no document; put lines into its .jsonl files"
 
 
 def _experts(run: Run, stages: Collection[str]) -> list[str]:
     """Experts that a stage after training needs and nobody trains."""
-    after = [stage for stage in FINISHING_STAGES if stage in stages]
+    may_lack = {"evaluate"} if run.config.evaluation.allow_missing else set()
+    after = [stage for stage in FINISHING_STAGES if stage in stages and stage not in may_lack]
     clusters = set(range(run.config.clustering.num_clusters)) - set(run.config.train_clusters)
     missing = [k for k in sorted(clusters) if not expert_job(run, k).model_folder.is_dir()]
     if not after or not missing:

@@ -52,7 +52,7 @@ def device() -> torch.device:
 
 
 def free_bytes(place: torch.device) -> int:
-    """What models may take of a device's memory: four fifths of what is free, the rest being for computing."""
+    """What models may take of a device's memory: four fifths of what is free; the rest is to compute in."""
     return torch.cuda.mem_get_info(place)[0] * 4 // 5 if place.type == "cuda" else sys.maxsize
 
 

@@ -63,7 +63,7 @@ class Shelf:
             self._slots = [_Slot(modules[0], devices[0]) for _ in range(min(2, len(modules)))]
 
     def visit(self, chosen: Sequence[int]) -> Iterator[tuple[int, nn.Module, torch.device]]:
-        """Yield each model chosen with its index and its device, there to be run until the next one is asked for."""
+        """Yield each model chosen with its index and its device, where it is until the next is asked for."""
         for turn, index in enumerate(chosen):
             if self.places is not None:
                 yield index, self._modules[index], self._devices[self.places[index]]

@@ -1,4 +1,4 @@
-"""An expert set as one Hugging Face model: `XelmForCausalLM`, with `generate` and everything that goes with it.
+"""An expert set as one Hugging Face model: `XelmForCausalLM`, with `generate` and all that goes with it.
 
 Its logits are log-probabilities of the mixture, log p(y) = logsumexp_e(log w_e + log p_e(y)), so that greedy
 search, sampling, top-k, top-p and beams all work on the mixture.

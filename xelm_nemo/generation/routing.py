@@ -18,7 +18,7 @@ class Routing(Protocol):
     """Gives weights to experts."""
 
     def log_weights(self, ids: Sequence[int], first: int) -> Tensor:
-        """Log-weights for the predictions that tokens first, first + 1, ... of a text make, float32 [T, E]."""
+        """Log-weights for what tokens first, first + 1, ... of a text predict, float32 [T, E]."""
 
 
 class FixedRouting:

@@ -96,7 +96,7 @@ def _average(shares: Sequence[tuple[Path, float]]) -> "DecoderModel":
     sums: dict[str, torch.Tensor] = {}
     for model, share in _loaded(shares):
         for name, weight in model.named_parameters():
-            sums[name] = share * weight.data.double() + (sums[name] if name in sums else 0.0)
+            sums[name] = share * weight.data.double() + sums.get(name, 0.0)
     for name, weight in model.named_parameters():
         weight.data.copy_(sums.pop(name))
     return model

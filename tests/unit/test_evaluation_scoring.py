@@ -98,6 +98,30 @@ def test_a_model_that_diverged_is_named(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_next_model_is_fetched_while_one_is_scored(tmp_path):
+    seen = []
+
+    def source_of(k):
+        class Noting(BigramModel):
+            def __call__(self, tokens, targets):
+                seen.append(f"score {k}")
+                return super().__call__(tokens, targets)
+
+        def load():
+            seen.append(f"load {k}")
+            return Noting(k)
+
+        return ModelSource(f"expert{k}", str(k), load, lambda: seen.append(f"fetch {k}"))
+
+    how = Pass(100, None, 1000, "cpu", tmp_path)
+    run_models([Scores(source_of(k), encoded(["ab"]), how) for k in range(3)], Team())
+    assert seen == [
+        *("load 0", "fetch 1", "score 0"),
+        *("load 1", "fetch 2", "score 1"),
+        *("load 2", "score 2"),
+    ]
+
+
 def test_long_documents_are_scored_through_windows_every_token_once(tmp_path):
     class Window(BigramModel):
         """A model of more than one token: what it says depends on where the window begins."""

@@ -85,7 +85,7 @@ def eager_mixture(logits_ETV: Tensor, log_w_TE: Tensor, _: Tensor) -> Tensor:
 
 
 def upstream_targets(logits_ETV: Tensor, log_w_TE: Tensor, target_T: Tensor) -> Tensor:
-    """Upstream's arithmetic: each expert's softmax in float32, its target, and the log of the weighted sum."""
+    """Upstream's arithmetic: each expert's softmax in float32, its target, the log of the weighted sum."""
     p_ETV = torch.softmax(logits_ETV.float(), dim=-1)
     p_ET = p_ETV.gather(-1, target_T.expand(len(p_ETV), -1)[..., None])[..., 0]
     return (p_ET * log_w_TE.exp().T).sum(0).log()
@@ -168,12 +168,13 @@ def _ms(call: Callable[[], Tensor], device: torch.device) -> float:
         begin = time.perf_counter()
         call()
         return 1e3 * (time.perf_counter() - begin)
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    cuda: Any = torch.cuda  # its events have no types
+    start, end = cuda.Event(enable_timing=True), cuda.Event(enable_timing=True)
     start.record()
     call()
     end.record()
     end.synchronize()
-    return start.elapsed_time(end)
+    return float(start.elapsed_time(end))
 
 
 def _extra_bytes(call: Callable[[], Tensor], device: torch.device) -> int | None:

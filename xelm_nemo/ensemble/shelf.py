@@ -89,7 +89,8 @@ class _Slot:
     def __init__(self, module: nn.Module, device: torch.device) -> None:
         self.weights = {name: torch.empty_like(w, device=device) for name, w in module.named_parameters()}
         self.holds: int | None = None
-        self._copies: Any = torch.cuda.Stream(device) if device.type == "cuda" else None
+        cuda: Any = torch.cuda  # its streams have no types
+        self._copies: Any = cuda.Stream(device) if device.type == "cuda" else None
 
     def fill(self, index: int, host: Mapping[str, Tensor]) -> None:
         """Begin to copy a model's weights here, after whatever still runs on those that are here."""

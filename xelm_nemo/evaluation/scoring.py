@@ -4,6 +4,7 @@ Shape letters: B windows of a batch, S sequence, T scored tokens of a document.
 """
 
 import hashlib
+import itertools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -65,11 +66,13 @@ class ModelSource:
         name: how reports call it, also the name of its file of log-probabilities.
         fingerprint: changes when the weights do.
         load: returns the model, ready to evaluate (no dropout) on the device of the evaluation.
+        prefetch: begins to bring the weights into host memory, and returns at once.
     """
 
     name: str
     fingerprint: str
     load: Callable[[], Model]
+    prefetch: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -163,20 +166,26 @@ class Scores:
 
 
 def run_models(wanted: Sequence[Scores], team: Team) -> None:
-    """Compute and save what is not known, one model in memory at a time; all ranks of the team call it.
+    """Compute and save what is not known; all ranks of the team call it.
+
+    One model at a time is on a device, and the one after it on its way to host memory.
 
     Raises:
         CheckpointError: a model gives a token a log-probability that is not finite.
     """
     unknown = [scores for scores in wanted if not scores.are_known()]
     team.wait()  # everybody has looked before anybody writes, so all have the same list
-    for index, is_ours in team.turns(len(unknown)):
-        _run(unknown[index], is_ours=is_ours, writes=team.leads_group)
+    turns = list(team.turns(len(unknown)))
+    for (index, is_ours), following in itertools.zip_longest(turns, turns[1:]):
+        after = unknown[following[0]].source if following else None
+        _run(unknown[index], after, is_ours=is_ours, writes=team.leads_group)
     team.wait()
 
 
-def _run(scores: Scores, *, is_ours: bool, writes: bool) -> None:
+def _run(scores: Scores, after: ModelSource | None, *, is_ours: bool, writes: bool) -> None:
     model = scores.source.load()
+    if after is not None:
+        after.prefetch()
     if is_ours:
         found = scores.compute(model)
         if writes:

@@ -172,7 +172,9 @@ class XelmForCausalLM(PreTrainedModel, GenerationMixin):
         if self._shelf is not None:
             yield from self._shelf.visit(chosen)
         else:
-            yield from ((index, self.experts[index], self.experts[index].device) for index in chosen)
+            for index in chosen:
+                expert: Any = self.experts[index]
+                yield index, expert, expert.device
 
     def _run(self, cache: MixtureCache, index: int, expert: Any, place: torch.device, kept: int) -> Tensor:
         """Logits [B, P, V] of one expert, fed with every token that it has not seen."""

@@ -18,7 +18,7 @@ from xelm_nemo.corpus.jsonl import read_documents
 from xelm_nemo.corpus.tokenizer import encode_document, load_tokenizer
 from xelm_nemo.errors import ConfigError
 from xelm_nemo.evaluation.result import EvaluationResult, read_results, write_results
-from xelm_nemo.files import read_json
+from xelm_nemo.files import read_ahead, read_json
 from xelm_nemo.log import METRICS
 from xelm_nemo.stages.cluster import REPORT_JSON, language_experts
 from xelm_nemo.stages.jobs import dense_job, expert_job, finished_models
@@ -150,6 +150,7 @@ def _sources(run: Run, tensor_model_parallel_size: int) -> "Models":
             name,
             artifacts.check(folder, "model")["digest"],
             partial(_load, folder, tensor_model_parallel_size),
+            partial(read_ahead, folder),
         )
         for name, folder in folders.items()
     }

@@ -51,6 +51,11 @@ def device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if has_cuda() else torch.device("cpu")
 
 
+def free_bytes(place: torch.device) -> int:
+    """What models may take of a device's memory: four fifths of what is free; the rest is to compute in."""
+    return torch.cuda.mem_get_info(place)[0] * 4 // 5 if place.type == "cuda" else sys.maxsize
+
+
 def distributed_backend() -> str:
     """The torch.distributed backend of the device."""
     return "nccl" if has_cuda() else "gloo"

@@ -25,6 +25,7 @@ CHOICES = sorted(
 OUT_OF_RANGE = [
     *((key, least - 1, f"at least {least}") for key, least in values.AT_LEAST.items()),
     *((key, 0, "above 0") for key in values.ABOVE_ZERO),
+    *((key, 1.5, "above 0 and at most 1") for key in values.UP_TO_ONE),
     *((key, 1, "at least 0 and below 1") for key in values.BELOW_ONE),
     *((key, -1, "from 0 to 4294967295") for key in values.SEEDS),
 ]

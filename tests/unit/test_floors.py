@@ -24,7 +24,7 @@ FLOORS = [
     {"corpus", "clustering", "model", "rounds", "launch"},
     {"shards", "checkpoint", "router"},
     {"expert", "ensemble", "merge", "nemo"},
-    {"evaluation"},
+    {"evaluation", "generation"},
     {"config", "bench"},
     {"stages"},
     ENTRY_POINTS,
@@ -46,7 +46,7 @@ ONLY_IN = {
     "stopwordsiso": {"clustering"},
     "submitit": {"launch"},
     "transformer_engine": {"model"},
-    "transformers": {"corpus", "checkpoint", "nemo"},
+    "transformers": {"corpus", "checkpoint", "generation", "nemo"},
     "triton": {"kernels", "bench"},
 }
 # Entry modules are imported again by every process that Megatron's checkpoint writer spawns.

@@ -64,10 +64,11 @@ def _corpus(config: RunConfig) -> list[str]:
         )
     if corpus.builtin not in (None, "udhr"):
         problems.append(f"corpus.builtin={corpus.builtin!r} is not shipped; use 'udhr'")
-    splits = [corpus.train_split, corpus.valid_split, corpus.test_split]
+    splits = [corpus.train_split, corpus.valid_split, corpus.test_split, *(config.evaluation.subsets or [])]
     if not set(splits) <= set(SHIPPED_SPLITS):
         problems.append(
-            f"corpus.*_split={splits} are not all splits of the shipped corpus; use {list(SHIPPED_SPLITS)}"
+            f"corpus.*_split and evaluation.subsets={splits} are not all splits of the shipped corpus; "
+            f"use {list(SHIPPED_SPLITS)}"
         )
     return problems
 
@@ -92,6 +93,9 @@ def _clusters(config: RunConfig) -> list[str]:
             f"clustering.remap={remap!r} is of no use; write it from=to, and set clustering.assignment"
         )
     outside = [cluster for cluster in chosen if not 0 <= cluster < clusters]
+    unknown = [k for k in config.evaluation.clusters or [] if not 0 <= k < clusters]
+    if unknown:
+        problems.append(f"evaluation.clusters={unknown} are not among clusters 0..{clusters - 1}")
     if outside:
         problems.append(f"training.train_clusters={outside} are not among clusters 0..{clusters - 1}")
     if len(set(chosen)) < len(chosen):
@@ -128,6 +132,12 @@ def _sizes(config: RunConfig) -> list[str]:
         problems.append(
             f"training.seq_length={config.seq_length} is longer than "
             f"model.max_position_embeddings={config.model.max_position_embeddings}"
+        )
+    stride = config.evaluation.stride
+    if stride is not None and stride > config.seq_length:
+        problems.append(
+            f"evaluation.stride={stride} would skip tokens; "
+            f"use at most training.seq_length={config.seq_length}"
         )
     if config.parallel.sequence_parallel and config.seq_length % tp:
         problems.append(

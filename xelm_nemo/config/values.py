@@ -44,7 +44,8 @@ AT_LEAST = {
     "training.eval_sequences": 1,
     "dense.train_iters": 1,
     "evaluation.max_docs": 1,
-    "evaluation.batch_size": 1,
+    "evaluation.batch_tokens": 1,
+    "evaluation.stride": 1,
     "evaluation.bootstrap_samples": 1,
     "launch.max_parallel": 1,
     "launch.threads": 1,
@@ -53,6 +54,7 @@ ABOVE_ZERO = (
     *("optim.lr", "optim.adam_eps", "seed_model.lr", "dense.lr"),
     *("router.temperature", "model.layernorm_epsilon", "model.init_method_std"),
 )
+UP_TO_ONE = ("router.cluster_ratio",)
 BELOW_ONE = ("model.hidden_dropout", "model.attention_dropout", "optim.adam_beta1", "optim.adam_beta2")
 SEEDS = ("corpus.seed", "clustering.seed", "seed_model.seed", "training.seed", "evaluation.seed")
 _MAX_SEED = 2**32 - 1  # scikit-learn's
@@ -78,6 +80,7 @@ def number_problems(config: RunConfig) -> list[str]:
         if (value := attrgetter(key)(config)) is not None and not least <= value < math.inf
     ]
     problems += _misfits(config, ABOVE_ZERO, "above 0", lambda n: 0 < n < math.inf)
+    problems += _misfits(config, UP_TO_ONE, "above 0 and at most 1", lambda n: 0 < n <= 1)
     problems += _misfits(config, BELOW_ONE, "at least 0 and below 1", lambda n: 0 <= n < 1)
     problems += _misfits(config, SEEDS, f"from 0 to {_MAX_SEED}", lambda n: 0 <= n <= _MAX_SEED)
     return problems

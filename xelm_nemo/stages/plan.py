@@ -76,8 +76,10 @@ def _corpus(run: Run, stages: Collection[str]) -> list[str]:
     path, raw = run.config.corpus.path, run.config.corpus.raw
     if path is None:
         return [] if raw is None else _raw(Path(raw), run.config.corpus.languages)
-    splits = ("train", "valid", "test") if "evaluate" in stages else ("train", "valid")
-    missing = [str(run.split(split)) for split in splits if not run.split(split).is_dir()]
+    splits = [run.split_name("train"), run.split_name("valid")]
+    if "evaluate" in stages:
+        splits += run.config.evaluation.subsets or [run.split_name("test")]
+    missing = [str(run.corpus / split) for split in splits if not (run.corpus / split).is_dir()]
     if missing:
         return [
             f"corpus.path={path!r} has no {' and no '.join(missing)}: set corpus.path=DIR to a "
@@ -107,15 +109,16 @@ def _assignment(run: Run) -> list[str]:
 
 def _unreadable(run: Run, split: str) -> str | None:
     try:
-        first = next(run.documents(split), None)
+        first = next(run.subset(split), None)
     except CorpusError as error:
         return str(error).removesuffix(".")
-    return None if first else f"{run.split(split)} holds no document; put lines into its .jsonl files"
+    return None if first else f"{run.corpus / split} holds no document; put lines into its .jsonl files"
 
 
 def _experts(run: Run, stages: Collection[str]) -> list[str]:
     """Experts that a stage after training needs and nobody trains."""
-    after = [stage for stage in FINISHING_STAGES if stage in stages]
+    may_lack = {"evaluate"} if run.config.evaluation.allow_missing else set()
+    after = [stage for stage in FINISHING_STAGES if stage in stages and stage not in may_lack]
     clusters = set(range(run.config.clustering.num_clusters)) - set(run.config.train_clusters)
     missing = [k for k in sorted(clusters) if not expert_job(run, k).model_folder.is_dir()]
     if not after or not missing:

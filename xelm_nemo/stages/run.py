@@ -78,8 +78,11 @@ class Run:
 
     def documents(self, split: str) -> Iterator[Document]:
         """The documents of the "train", "valid" or "test" split."""
-        split = self.split_name(split)
-        return read_documents(self.corpus, split, skip_bad=self.skip_bad, **self.corpus_keys())
+        return self.subset(self.split_name(split))
+
+    def subset(self, name: str) -> Iterator[Document]:
+        """The documents of a folder of splits by its own name, such as "valid_sw"."""
+        return read_documents(self.corpus, name, skip_bad=self.skip_bad, **self.corpus_keys())
 
     def shard(self, name: str) -> Iterator[Document]:
         """The documents of a shard of the corpus, `<split>/<shard>`."""

@@ -14,6 +14,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from xelm_nemo import device, parallel
 from xelm_nemo.errors import ConfigError
 from xelm_nemo.model.config import ModelConfig, ParallelConfig, layout_problems
+from xelm_nemo.model.head import head_loss
 from xelm_nemo.model.layers import block_spec, has_transformer_engine, replicated_linear
 from xelm_nemo.model.positions import POSITION_OFFSET, learned_positions, sinusoidal_positions
 
@@ -34,6 +35,9 @@ class DecoderModel(GPTModel):
     no dropout follows it, as in the runs of X-ELM and c-BTM. Where embeddings are narrower than layers
     (OPT-350M), `project_in` and `project_out` lie between. Columns of the head beyond `real_vocab_size`
     are padding: they take no part in the loss and are cut from `logits`.
+
+    Called with `labels` [B, S] it gives the loss of each token, float32 [B, S], and has no logits in memory.
+    `loss_mask`, if given, is the gradient that backward will bring to each loss.
     """
 
     def __init__(self, config: TransformerConfig, shape: ModelConfig, vocab_size: int) -> None:
@@ -101,10 +105,27 @@ class DecoderModel(GPTModel):
             decoder_input = self._embed(input_ids)
         return super()._preprocess(input_ids, position_ids, decoder_input, **kwargs)
 
-    def _postprocess(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def _postprocess(
+        self,
+        hidden_states: torch.Tensor,
+        *,
+        labels: torch.Tensor | None,
+        loss_mask: torch.Tensor | None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
         if self.project_out is not None:
             hidden_states = self.project_out(hidden_states)
-        output: torch.Tensor = super()._postprocess(hidden_states, *args, **kwargs)
+        if labels is not None and self.post_process:
+            return head_loss(
+                hidden_states,
+                self.shared_embedding_or_output_weight(),
+                labels,
+                vocab_size=self.real_vocab_size,
+                tp_group=self.pg_collection.tp,
+                sequence_parallel=self.config.sequence_parallel,
+                grad_BS=loss_mask,
+            )
+        output: torch.Tensor = super()._postprocess(hidden_states, labels=None, **kwargs)
         return output
 
     def _embed(self, tokens_BS: torch.Tensor) -> torch.Tensor:
@@ -130,19 +151,6 @@ class DecoderModel(GPTModel):
         if self.config.sequence_parallel:
             positions = positions.chunk(self.pg_collection.tp.size())[self.pg_collection.tp.rank()]
         return positions
-
-    def compute_language_model_loss(self, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy of each target, float32 [B, S]; logits [S, B, V / tp] of the padded vocabulary."""
-        loss: torch.Tensor = super().compute_language_model_loss(labels, self._mask_padding(logits))
-        return loss
-
-    def _mask_padding(self, logits: torch.Tensor) -> torch.Tensor:
-        width = logits.shape[-1]
-        real = self.real_vocab_size - width * self.pg_collection.tp.rank()
-        if real >= width:
-            return logits
-        column = torch.arange(width, device=logits.device)
-        return logits.masked_fill(column >= real, -torch.inf)
 
     def logits(self, tokens_BS: torch.Tensor) -> torch.Tensor:
         """Next-token logits [B, S, V] of the real vocabulary, on every tensor-parallel rank."""

@@ -102,7 +102,7 @@ class _Gradients:
         if self.hidden_TH is not None:
             torch.mm(logits_grad_CV, self.head.weight_VH, out=self.hidden_TH[chunk])
         if self.weight_VH is not None:
-            _add_product(self.weight_VH, logits_grad_CV.t(), self.inputs_TH[chunk])
+            add_product(self.weight_VH, logits_grad_CV.t(), self.inputs_TH[chunk])
 
     def results(self):
         """Gradients of hidden and weight for autograd; None for what is not wanted or in main_grad."""
@@ -110,7 +110,7 @@ class _Gradients:
         return self.hidden_TH, returned
 
 
-def _add_product(sum_VH, left_VC, right_CH):
+def add_product(sum_VH, left_VC, right_CH):
     """sum += left @ right, in the sum's dtype."""
     if sum_VH.dtype == left_VC.dtype:
         sum_VH.addmm_(left_VC, right_CH)
@@ -254,7 +254,7 @@ def _check(hidden_TH, weight_VH, target_T, vocab_size, grad_T, main_grad_VH):
         )
     if hidden_TH.dtype != weight_VH.dtype:
         raise ValueError(
-            f"linear_cross_entropy: hidden is {hidden_TH.dtype}, weight {weight_VH.dtype}; give both one dtype."
+            f"linear_cross_entropy: hidden is {hidden_TH.dtype}, weight {weight_VH.dtype}; use one dtype."
         )
     if main_grad_VH is not None and main_grad_VH.dtype != torch.float32:
         raise ValueError(f"linear_cross_entropy: main_grad is {main_grad_VH.dtype}; give one in float32.")

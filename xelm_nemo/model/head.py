@@ -43,7 +43,7 @@ def head_loss(
         hidden_SBH = copy_to_tensor_model_parallel_region(hidden_SBH, group=tp_group)
     main_grad_VH = _float32_main_grad(weight_VH)
     if main_grad_VH is not None and not getattr(weight_VH, "zero_out_wgrad", False):
-        weight_VH = _InMainGrad.apply(weight_VH)
+        weight_VH = _InMainGrad.apply(weight_VH)  # type: ignore[no-untyped-call]
     S, B, H = hidden_SBH.shape
     loss_T: Tensor = linear_cross_entropy(
         hidden_SBH.reshape(S * B, H),

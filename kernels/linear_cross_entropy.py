@@ -81,7 +81,12 @@ def _over_ranks(moments_3C, tp_group):
     ranks, (three, C) = tp_group.size(), moments_3C.shape
     gathered = moments_3C.new_empty(ranks * three, C)
     dist.all_gather_into_tensor(gathered, moments_3C, group=tp_group)
-    max_RC, sum_RC, picked_RC = gathered.view(ranks, three, C).unbind(1)
+    return join_ranks(gathered.view(ranks, three, C))
+
+
+def join_ranks(moments_R3C):
+    """The moments over the whole vocabulary from those over each rank's words, [3, C]."""
+    max_RC, sum_RC, picked_RC = moments_R3C.unbind(1)
     max_C = max_RC.amax(0)
     return torch.stack([max_C, (sum_RC * (max_RC - max_C).exp()).sum(0), picked_RC.sum(0)])
 
@@ -223,7 +228,9 @@ def linear_cross_entropy(
     """
     if vocab_size is None:
         vocab_size = weight_VH.shape[0] * (1 if tp_group is None else tp_group.size())
-    _check(hidden_TH, weight_VH, target_T, vocab_size, grad_T, main_grad_VH)
+    _check(hidden_TH, weight_VH, target_T, grad_T, main_grad_VH)
+    if not target_T.is_cuda:
+        _check_target(target_T, vocab_size)
     chunk_tokens = chunk_tokens or _chunk_tokens(hidden_TH, weight_VH)
     head = _Head(weight_VH.detach(), vocab_size, tp_group, chunk_tokens)
     hidden_TH, target_T = hidden_TH.contiguous(), target_T.contiguous()
@@ -241,7 +248,7 @@ def _chunk_tokens(hidden_TH, weight_VH):
     return max(128, -(-T // num_chunks // 128) * 128)
 
 
-def _check(hidden_TH, weight_VH, target_T, vocab_size, grad_T, main_grad_VH):
+def _check(hidden_TH, weight_VH, target_T, grad_T, main_grad_VH):
     (T, H), (V, width) = hidden_TH.shape, weight_VH.shape
     shapes = [width == H, target_T.shape == (T,), grad_T is None or grad_T.shape == (T,)]
     shapes.append(main_grad_VH is None or main_grad_VH.shape == (V, H))
@@ -258,7 +265,10 @@ def _check(hidden_TH, weight_VH, target_T, vocab_size, grad_T, main_grad_VH):
         )
     if main_grad_VH is not None and main_grad_VH.dtype != torch.float32:
         raise ValueError(f"linear_cross_entropy: main_grad is {main_grad_VH.dtype}; give one in float32.")
-    outside_T = (target_T < 0) | (target_T >= vocab_size) if not target_T.is_cuda else torch.zeros(0)
+
+
+def _check_target(target_T, vocab_size):
+    outside_T = (target_T < 0) | (target_T >= vocab_size)
     if outside_T.any():
         t = int(outside_T.int().argmax())
         raise ValueError(

@@ -89,7 +89,9 @@ def parse(words: Sequence[str]) -> Request:
         elif key == "json":
             request.json = Path(value)
         elif key == "rounds":
-            (request.rounds,) = _numbers(key, value)
+            request.rounds, *more = _numbers(key, value)
+            if more:
+                raise ConfigError(f"{key}={value!r}: use one number.")
         else:
             request.sizes[key] = _numbers(key, value)
     if not request.cases:

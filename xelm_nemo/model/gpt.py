@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from megatron.core.models.common.embeddings.language_model_embedding import LanguageModelEmbedding
 from megatron.core.models.gpt.gpt_model import GPTModel
-from megatron.core.tensor_parallel import ColumnParallelLinear, gather_from_tensor_model_parallel_region
+from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from xelm_nemo import device, parallel
 from xelm_nemo.errors import ConfigError
 from xelm_nemo.model.config import ModelConfig, ParallelConfig, layout_problems
-from xelm_nemo.model.head import head_loss
+from xelm_nemo.model.head import Head
 from xelm_nemo.model.layers import block_spec, has_transformer_engine, replicated_linear
 from xelm_nemo.model.positions import POSITION_OFFSET, learned_positions, sinusoidal_positions
 
@@ -54,6 +54,8 @@ class DecoderModel(GPTModel):
             share_embeddings_and_output_weights=True,
             position_embedding_type="none",  # ours are added in _preprocess
         )
+        if self.post_process:
+            self.output_layer.__class__ = Head  # GPTModel builds Megatron's and takes no other
         self.shape = shape
         self.real_vocab_size = vocab_size
         self.project_in: torch.nn.Linear | None = None
@@ -77,7 +79,7 @@ class DecoderModel(GPTModel):
             )
             self.project_in = replicated_linear(self.config, width, self.config.hidden_size)
         if self.post_process:
-            self.output_layer = ColumnParallelLinear(
+            self.output_layer = Head(
                 width,
                 self.vocab_size,
                 config=narrow,
@@ -116,16 +118,11 @@ class DecoderModel(GPTModel):
         if self.project_out is not None:
             hidden_states = self.project_out(hidden_states)
         if labels is not None and self.post_process:
-            return head_loss(
-                hidden_states,
-                self.shared_embedding_or_output_weight(),
-                labels,
-                vocab_size=self.real_vocab_size,
-                tp_group=self.pg_collection.tp,
-                sequence_parallel=self.config.sequence_parallel,
-                grad_BS=loss_mask,
-            )
-        output: torch.Tensor = super()._postprocess(hidden_states, labels=None, **kwargs)
+            weight = self.shared_embedding_or_output_weight()
+            options = {"vocab_size": self.real_vocab_size, "grad_BS": loss_mask}
+            output: torch.Tensor = self.output_layer(hidden_states, weight, labels=labels, **options)
+        else:
+            output = super()._postprocess(hidden_states, labels=None, **kwargs)
         return output
 
     def _embed(self, tokens_BS: torch.Tensor) -> torch.Tensor:

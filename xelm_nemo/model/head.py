@@ -7,12 +7,29 @@ from typing import Any
 
 import torch
 from megatron.core.tensor_parallel import (
+    ColumnParallelLinear,
     copy_to_tensor_model_parallel_region,
     gather_from_sequence_parallel_region,
 )
 from torch import Tensor
 
 from xelm_kernels.linear_cross_entropy import linear_cross_entropy
+
+
+class Head(ColumnParallelLinear):
+    """Megatron's head, which also gives the loss itself.
+
+    That happens in `forward`, where Megatron waits for a weight that other data-parallel ranks send.
+    """
+
+    def forward(
+        self, hidden: Tensor, weight: Any = None, *args: Any, labels: Any = None, **kwargs: Any
+    ) -> Any:
+        """Logits and bias as Megatron's; with `labels`, `head_loss` of them and of `kwargs`."""
+        if labels is None:
+            return super().forward(hidden, weight, *args, **kwargs)
+        layout = {"tp_group": self.tp_group, "sequence_parallel": self.sequence_parallel}
+        return head_loss(hidden, self.weight if weight is None else weight, labels, **layout, **kwargs)
 
 
 def head_loss(

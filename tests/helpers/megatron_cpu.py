@@ -147,8 +147,7 @@ class Workshop:
             tokenizer="none",
             shape=shape,
             parallel=layout or ParallelConfig(),
-            dtype="fp32",
-            **settings | changes,
+            **{"dtype": "fp32"} | settings | changes,
         )
         Path(job.folder).mkdir(parents=True)
         job.save()

@@ -7,6 +7,9 @@ import pytest
 def no_world_left_behind():
     yield
     import torch.distributed as dist
+    from megatron.core.tensor_parallel import get_cuda_rng_tracker
+
+    get_cuda_rng_tracker().reset()
 
     if dist.is_initialized():
         from megatron.core import num_microbatches_calculator, parallel_state

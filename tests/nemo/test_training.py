@@ -33,6 +33,8 @@ OPTIM = OptimConfig(lr=1e-2, min_lr=1e-3, lr_warmup_iters=2, weight_decay=0.1, c
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """A folder with `ours`, a job that our loop trained, and `checkpoint`, NeMo's; NeMo's losses."""
+    from megatron.core.tensor_parallel import get_cuda_rng_tracker
+
     from xelm_nemo.expert.job import TrainJob
     from xelm_nemo.expert.loop import train
 
@@ -42,6 +44,7 @@ def runs(tmp_path_factory):
     train_tokenizer(["All human beings are born free."], TokenizerConfig(vocab_size=60), root / "tokenizer")
     job = workshop.job("ours", SHAPE, train_iters=STEPS, optim=OPTIM, save_interval=STEPS)
     train(TrainJob.load(job))
+    get_cuda_rng_tracker().reset()  # else NeMo would go on with generators that our loop made
     return root, train_with_nemo(root)
 
 

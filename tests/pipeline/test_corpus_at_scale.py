@@ -145,11 +145,11 @@ def test_bad_lines_end_the_run_or_are_skipped_and_reported(tmp_path, capsys):
         file.write(b'\n{"text": ""}\n{"text": "torn')
     arguments = [*SETTINGS, f"corpus.path={corpus}", f"output={tmp_path / 'run'}"]
     line = refused(capsys, *arguments)
-    assert "1.jsonl:271 is empty" in line and "set corpus.on_bad_line=skip" in line
+    assert "1.jsonl:270 is empty" in line and "set corpus.on_bad_line=skip" in line
     assert here("shard", *arguments, "corpus.on_bad_line=skip") == 0
     report = json.loads((tmp_path / "run/clusters/report.json").read_text())
     kinds = {"blank text": 1, "empty": 1, "torn": 1}
-    lines = [[271, "empty"], [272, "blank text"], [273, "torn"]]
+    lines = [[270, "empty"], [271, "blank text"], [272, "torn"]]
     assert report["skipped"] == [{"file": "train/1/1.jsonl", "bad_lines": 3, "kinds": kinds, "lines": lines}]
     counts = json.loads((tmp_path / "run/tokens/counts.json").read_text())
     assert sum(cluster["documents"] for cluster in counts["train"]) == report["num_documents"] == 539

@@ -108,27 +108,27 @@ def _gradient_kernel(
 # --- Launch --------------------------------------------------------------------
 
 
-def launch_moments(logits_CV, target_C, num_words, *, block_v=8192, num_warps=8):
+def launch_moments(logits_CV, target_C, num_words):
     """`moments_plain` by a kernel, one program a row."""
     C, V = logits_CV.shape
     moments_3C = torch.empty(3, C, dtype=torch.float32, device=logits_CV.device)
     _moments_kernel[(C,)](
         *(logits_CV, target_C, moments_3C, C, num_words, logits_CV.stride(0)),
-        BLOCK_V=min(block_v, triton.next_power_of_2(V)),
-        num_warps=num_warps,
+        BLOCK_V=min(8192, triton.next_power_of_2(V)),
+        num_warps=8,
     )
     return moments_3C
 
 
-def launch_gradient(logits_CV, target_C, moments_3C, grad_C, num_words, *, block_v=4096, num_warps=8):
+def launch_gradient(logits_CV, target_C, moments_3C, grad_C, num_words):
     """`gradient_plain` by a kernel, one program a block of a row."""
     C, V = logits_CV.shape
-    block_v = min(block_v, triton.next_power_of_2(V))
+    block_v = min(4096, triton.next_power_of_2(V))
     max_C, sum_C = moments_3C[0].contiguous(), moments_3C[1].contiguous()
     _gradient_kernel[(C, triton.cdiv(V, block_v))](
         *(logits_CV, target_C, max_C, sum_C, grad_C.contiguous(), num_words, V, logits_CV.stride(0)),
         BLOCK_V=block_v,
-        num_warps=num_warps,
+        num_warps=8,
     )
 
 

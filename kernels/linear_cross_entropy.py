@@ -22,7 +22,7 @@ import torch.distributed as dist
 from xelm_kernels import cross_entropy_passes as passes
 from xelm_kernels.cross_entropy_passes import sum_dtype
 
-CHUNK_BYTES = 2**30  # smaller: the float32 gradient of the weight is read and written more often
+CHUNK_BYTES = 3 * 2**28  # smaller: the float32 gradient of the weight is read and written more often
 
 # --- Reference -----------------------------------------------------------------
 

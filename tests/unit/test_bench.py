@@ -4,10 +4,12 @@ import dataclasses
 import json
 
 import pytest
+import torch
 
-from xelm_nemo.bench import registry, run
+from xelm_nemo.bench import registry, run, timing
 from xelm_nemo.errors import ConfigError
 
+NO_ERROR, TOO_SMALL = 0, 7  # of NVML
 SMALL = ["hidden=16", "vocab=256", "rounds=2"]
 
 
@@ -40,6 +42,57 @@ def test_peer_that_cannot_run_says_why_and_the_others_go_on(tmp_path, monkeypatc
     broken_row, ours = rows_of(tmp_path, "linear_cross_entropy", "tokens=32", "only=broken,ours")
     assert broken_row["failed"] == "KeyError: 'peer'" and "p50_ms" not in broken_row
     assert ours["speed_up"] == 1
+
+
+def test_steps_that_differ_by_more_than_a_tenth_are_called_unsteady():
+    steady, drifting = (
+        [{"times_ms": [10.0, 10.5, 10.9]}],
+        [{"times_ms": [10.0] * 3}, {"times_ms": [12.0] * 3}],
+    )
+    assert timing.summary(steady) == {"p20_ms": 10.2, "p50_ms": 10.5, "p80_ms": pytest.approx(10.74)}
+    assert timing.summary(drifting) | {"notes": "unsteady"} == timing.summary(drifting)
+
+
+def test_what_spoils_a_figure_is_noted():
+    good = {"times_ms": [10.0] * 3, "requests": 0, "clock_mhz": 1980, "watts": 600.0, "processes": 1}
+    spoilt = {"requests": 2, "clock_mhz": 990, "watts": 400.0, "processes": 2, "slowed_by": {"heat"}}
+    turns = [good, good | spoilt]
+    assert "notes" not in timing.summary(turns[:1])
+    row = timing.summary(turns)
+    assert row["notes"] == "GPU shared, asked for memory, heat"
+    assert (row["clock_mhz"], row["watts"]) == (1485, 500)
+
+
+def test_state_of_the_gpu_is_read_from_nvml(monkeypatch):
+    def answer(value, status=NO_ERROR):
+        def ask(*arguments):
+            pointer = next(x for x in arguments if hasattr(x, "_obj"))
+            pointer._obj.value = value
+            return status
+
+        return ask
+
+    answers = {
+        "ClockInfo": answer(1410),
+        "PowerUsage": answer(698_500),
+        "CurrentClocksThrottleReasons": answer(0x1 | 0x4 | 0x80),
+        "ComputeRunningProcesses_v3": answer(2, TOO_SMALL),
+    }
+    monkeypatch.setattr(timing, "_nvml", lambda: answers)
+    assert timing.gpu_state() == {
+        "clock_mhz": 1410,
+        "watts": 698.5,
+        "slowed_by": {"power cap", "power brake"},
+        "processes": 2,
+    }
+    monkeypatch.setattr(timing, "_nvml", lambda: None)
+    assert timing.gpu_state() == {}
+
+
+@pytest.mark.gpu
+def test_steps_of_a_turn_find_their_memory_in_the_cache():
+    turn = timing.take_turn(lambda: torch.ones(2**24, device="cuda").sum())
+    assert turn["requests"] == 0 and min(turn["times_ms"]) > 0
 
 
 def test_parts_of_the_head_run(tmp_path):

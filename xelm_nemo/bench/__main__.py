@@ -1,6 +1,6 @@
 """Measure one operation against its peers, in one process and in turn.
 
-python -m xelm_nemo.bench CASE ... [rounds=10] [only=NAME,...] [json=FILE] [SIZE=NUMBER,...]
+python -m xelm_nemo.bench CASE ... [rounds=5] [only=NAME,...] [json=FILE] [SIZE=NUMBER,...]
 
 Cases: linear_cross_entropy, linear_cross_entropy_parts. Sizes: tokens, hidden, vocab, chunk; with several
 numbers every combination is measured. One row a provider: a table on the screen, a JSON object in FILE.

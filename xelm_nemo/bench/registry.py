@@ -61,7 +61,7 @@ class Request:
     cases: list[str] = field(default_factory=list)
     sizes: dict[str, list[int]] = field(default_factory=dict)
     only: list[str] | None = None
-    rounds: int = 10
+    rounds: int = 5
     json: Path | None = None
 
 

@@ -1,13 +1,11 @@
-"""Measures a case: every provider once a round, in turn, after each was run and checked alone."""
+"""Measures a case: every provider takes a turn a round, after each was run and checked alone."""
 
 import gc
 import itertools
 import json
 import platform
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,10 +14,8 @@ import torch
 
 from xelm_nemo import device, parallel
 from xelm_nemo.bench.registry import Case, Provider, Request, Sizes, load
+from xelm_nemo.bench.timing import WARM_UPS, Row, peak_gib, summary, take_turn
 from xelm_nemo.errors import ConfigError
-
-WARM_UPS = 3
-Row = dict[str, Any]
 
 
 def run(request: Request) -> None:
@@ -50,13 +46,12 @@ def measure(case: Case, sizes: Sizes, request: Request) -> list[Row]:
         step = _first_run(case, provider, inputs, rows[index])
         if step is not None:
             steps[index] = step
-    times: dict[int, list[float]] = {index: [] for index in steps}
+    turns: dict[int, list[Row]] = {index: [] for index in steps}
     for _ in range(request.rounds):
         for index, step in steps.items():
-            step()  # takes back the memory that the others had
-            times[index].append(_milliseconds(step))
-    for index, measured in times.items():
-        rows[index] |= _speed(chosen[index], measured)
+            turns[index].append(take_turn(step))
+    for index, taken in turns.items():
+        rows[index] |= _speed(chosen[index], taken)
     _add_ratios(rows, case.floor)
     return rows
 
@@ -75,7 +70,7 @@ def _first_run(case: Case, provider: Provider, inputs: Any, row: Row) -> Callabl
     try:
         step = provider.prepare(inputs)
         for _ in range(WARM_UPS):
-            peak = _peak_gib(step)
+            peak = peak_gib(step)
         if case.errors is not None:
             row["errors"] = case.errors(inputs, step)
     except Exception as error:  # whatever a peer may raise: the others are to be measured nonetheless
@@ -88,40 +83,12 @@ def _first_run(case: Case, provider: Provider, inputs: Any, row: Row) -> Callabl
     return step
 
 
-def _peak_gib(step: Callable[[], None]) -> float | None:
-    """The most memory that a step holds beyond what was there before, GiB; None on a CPU."""
-    if not device.has_cuda():
-        step()
-        return None
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    step()
-    torch.cuda.synchronize()
-    return (torch.cuda.max_memory_allocated() - before) / 2**30
-
-
-def _milliseconds(step: Callable[[], None]) -> float:
-    if not device.has_cuda():
-        start = time.perf_counter()
-        step()
-        return (time.perf_counter() - start) * 1e3
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-    torch.cuda.synchronize()
-    begin.record()
-    step()
-    end.record()
-    torch.cuda.synchronize()
-    return float(begin.elapsed_time(end))
-
-
-def _speed(provider: Provider, times: list[float]) -> Row:
-    p50 = statistics.median(times)
-    deciles = statistics.quantiles(times, n=10, method="inclusive") if len(times) > 1 else [p50] * 9
-    row = {"p20_ms": deciles[1], "p50_ms": p50, "p80_ms": deciles[7]}
+def _speed(provider: Provider, turns: list[Row]) -> Row:
+    row = summary(turns)
     if provider.flops:
-        row["tflops"] = provider.flops / p50 / 1e9
+        row["tflops"] = provider.flops / row["p50_ms"] / 1e9
     if provider.num_bytes:
-        row["gb_per_s"] = provider.num_bytes / p50 / 1e6
+        row["gb_per_s"] = provider.num_bytes / row["p50_ms"] / 1e6
     return row
 
 
@@ -138,9 +105,12 @@ COLUMNS = {
     "p80_ms": "{:.2f}",
     "tflops": "{:.0f}",
     "gb_per_s": "{:.0f}",
+    "clock_mhz": "{:.0f}",
+    "watts": "{:.0f}",
     "extra_gib": "{:.2f}",
     "speed_up": "{:.2f}",
     "share_of_floor": "{:.2f}",
+    "notes": "{}",
     "errors": "{}",
 }
 

@@ -9,6 +9,7 @@
 #include <pybind11/pybind11.h>
 
 #include "balanced_assign.h"
+#include "tfidf_bindings.h"
 
 namespace py = pybind11;
 
@@ -45,4 +46,5 @@ PYBIND11_MODULE(_csrc, m) {
   m.doc() = "C++ parts of xelm_nemo.";
   m.def("balanced_assign", &balanced_assign, py::arg("distance"),
         "int32 [N] cluster of each document from float32 [N, K] distances; sizes differ by at most one.");
+  bind_tfidf(m);
 }

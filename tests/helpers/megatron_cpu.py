@@ -94,7 +94,7 @@ def write_tokens(folder):
     write_counts(folder, VOCAB_SIZE, {})
 
 
-def write_seed_model(folder, shape):
+def write_seed_model(folder, shape, *, seed=1):
     """A model folder with random weights."""
     from xelm_nemo import parallel
     from xelm_nemo.artifacts import Recipe
@@ -102,7 +102,7 @@ def write_seed_model(folder, shape):
     from xelm_nemo.model.config import ParallelConfig
     from xelm_nemo.model.gpt import build_model
 
-    with parallel.model_parallel(seed=1):
+    with parallel.model_parallel(seed=seed):
         model = build_model(shape, ParallelConfig(), vocab_size=VOCAB_SIZE, dtype=torch.float32)
         facts = store.ModelFacts(shape=shape, vocab_size=VOCAB_SIZE, dtype="fp32", tokenizer="none")
         store.save_model(folder, model, facts, Recipe("model", {}))
@@ -147,8 +147,7 @@ class Workshop:
             tokenizer="none",
             shape=shape,
             parallel=layout or ParallelConfig(),
-            dtype="fp32",
-            **settings | changes,
+            **{"dtype": "fp32"} | settings | changes,
         )
         Path(job.folder).mkdir(parents=True)
         job.save()

@@ -8,13 +8,16 @@ import torch
 from safetensors.torch import load_file
 
 from tests.helpers import megatron_cpu
+from tests.helpers.nemo_files import write_nemo_checkpoint
 from tests.helpers.random_opt import LIKE_350M, random_opt
 from tests.helpers.random_xglm import RELU, logits_of, random_tokens, random_xglm
+from tests.helpers.weights import read_weights
 from xelm_nemo import parallel
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.checkpoint import store
 from xelm_nemo.checkpoint.facts import load_facts
 from xelm_nemo.checkpoint.hf import export_hf, import_hf
+from xelm_nemo.checkpoint.nemo import import_nemo
 from xelm_nemo.model.config import ParallelConfig
 
 pytestmark = pytest.mark.skipif(
@@ -162,3 +165,13 @@ def test_model_is_the_same_at_two_ranks_and_after(on_two_ranks, tmp_path, name, 
 @pytest.mark.parametrize("name, move", cases([*FOUR_RANKS, *BACK_FROM_FOUR]))
 def test_model_is_the_same_at_four_ranks_and_after(on_four_ranks, tmp_path, name, move):
     assert_same_model(on_four_ranks / name, move, tmp_path)
+
+
+@pytest.mark.parametrize("target", ["tp2", "pp2"])
+def test_nemo_checkpoint_of_two_ranks_becomes_the_model_of_one(on_two_ranks, tmp_path, target):
+    folder = on_two_ranks / "opt_like_350m"
+    checkpoint = write_nemo_checkpoint(folder / target, tmp_path / "checkpoint", vocab_size=300)
+    import_nemo(checkpoint, tmp_path / "imported", RECIPE)
+    found, expected = read_weights(tmp_path / "imported"), read_weights(folder / "imported")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)

@@ -47,7 +47,7 @@ def list_in_setup(name):
 
 def distribution(requirement):
     """The normalised name at the start of a requirement."""
-    return re.match(r"[\w-]*", requirement).group().lower().replace("_", "-")
+    return re.match(r"[\w.-]*", requirement).group().lower().replace("_", "-")
 
 
 def pickle_uses(source):

@@ -56,6 +56,7 @@ def export_hf(
     tokenizer: Path | str | None,
     card: Mapping[str, Any] | str | None = None,
     dtype: str | None = None,
+    facts: ModelFacts | None = None,
 ) -> None:
     """Write a finished model as a folder that `transformers` loads, at any layout it was saved in.
 
@@ -65,13 +66,14 @@ def export_hf(
         tokenizer: its tokenizer's folder or hub id; None leaves it out.
         card: text of the model card, or facts for the table of a generated one (`card.model_card`).
         dtype: "fp32", "bf16" or "fp16"; None keeps the model's.
+        facts: what is known of the model; None reads it from the folder.
 
     Raises:
         ArtifactError: the model or the tokenizer is missing, or the tokenizer has ids without weights.
         CheckpointError: Hugging Face's architecture cannot express the model, or `dtype` its weights. No
             output is left behind.
     """
-    facts, batches = hf_batches(model_folder, dtype)
+    facts, batches = hf_batches(model_folder, dtype, facts=facts)
     config = ARCHITECTURES[facts.shape.architecture].write_config(facts)
     words = None if tokenizer is None else _fitting(tokenizer, model_folder, facts)
     with writing(output), atomic_folder(output) as part:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from xelm_nemo.clustering.config import METHODS, ClusteringConfig
 from xelm_nemo.clustering.documents import ClusterableDocument, Documents
+from xelm_nemo.clustering.features import TextFeatures
 from xelm_nemo.clustering.kmeans import balanced_kmeans, squared_distances
-from xelm_nemo.clustering.tfidf import TextFeatures
 from xelm_nemo.clustering.typology import typology_clusters
 from xelm_nemo.errors import ArtifactError, ConfigError, CorpusError
 from xelm_nemo.files import load_arrays, read_json, save_arrays, write_json

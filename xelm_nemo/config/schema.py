@@ -24,6 +24,7 @@ FREE_KEYS = (
     "evaluation",
     "router",
     "corpus.test_split",
+    "corpus.on_bad_line",  # a corpus that was read without an error has nothing to skip
     "dense.enabled",
     "training.train_clusters",
     "training.log_interval",

@@ -11,9 +11,10 @@ from xelm_nemo.checkpoint import store
 from xelm_nemo.checkpoint.facts import ModelFacts
 from xelm_nemo.checkpoint.lazy import DTYPES
 from xelm_nemo.errors import TrainingError
+from xelm_nemo.expert.config import learning_rate
 from xelm_nemo.expert.data import Batches, check_vocabulary
 from xelm_nemo.expert.job import CHECKPOINTS, TrainJob
-from xelm_nemo.expert.optim import learning_rate, make_optimizer, set_learning_rate, wrap
+from xelm_nemo.expert.optim import make_optimizer, set_learning_rate, wrap
 from xelm_nemo.expert.screen import Screen
 from xelm_nemo.expert.step import seed_dropout, train_step, valid_loss
 from xelm_nemo.parallel import Layout

@@ -1,6 +1,7 @@
 """Stage `export`: trained models as other libraries keep them."""
 
 import dataclasses
+import importlib.util
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -60,8 +61,18 @@ def _to_metaseq(export: Export, folder: Path) -> None:
     export_metaseq(export.model, folder, dtype=export.dtype)
 
 
-FORMATS: dict[str, Callable[[Export, Path], None]] = {"hf": _to_hf, "metaseq": _to_metaseq}
-_WITH_TOKENIZER = ("hf",)
+def _to_nemo(export: Export, folder: Path) -> None:
+    from xelm_nemo.nemo.context import write_checkpoint
+
+    write_checkpoint(export.model, folder, tokenizer=export.tokenizer)
+
+
+FORMATS: dict[str, Callable[[Export, Path], None]] = {
+    "hf": _to_hf,
+    "metaseq": _to_metaseq,
+    "nemo": _to_nemo,
+}
+_WITH_TOKENIZER = ("hf", "nemo")
 
 
 def export_source(config: ExportConfig) -> None:
@@ -94,6 +105,12 @@ def _check_choices(config: ExportConfig) -> None:
     for key, (value, known) in choices.items():
         if value not in known:
             raise ConfigError(f"{key}={value!r} is not known; use one of {known}.")
+    if config.format == "nemo" and importlib.util.find_spec("nemo") is None:
+        raise ConfigError(
+            "format=nemo needs NeMo, which is not installed; run `pip install -c constraints.txt -e .[nemo]`."
+        )
+    if config.format == "nemo" and config.dtype is not None:
+        raise ConfigError("dtype is not for format=nemo, which keeps the weights as they are; leave it out.")
 
 
 def _find_models(source: Path) -> dict[str, Path]:

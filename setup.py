@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent
 # Written out: find_packages() would also take folders with generic names, such as tests and configs.
 PACKAGES = [
     "xelm_nemo",
+    "xelm_nemo.bench",
     "xelm_nemo.checkpoint",
     "xelm_nemo.clustering",
     "xelm_nemo.config",

@@ -13,6 +13,7 @@ class ClusteringConfig:
     num_clusters: int = 8
     seed: int = 1234
     # tf-idf
+    source: str | None = None  # a folder with upstream's tfidf.pkl and kmeans.pkl; None fits a clusterer here
     analyzer: str = "word"  # upstream's word tokens; "char_wb" for corpora with unspaced scripts
     ngram_range: list[int] = field(default_factory=lambda: [1, 1])
     max_features: int | None = 500_000  # as X-ELM; None keeps every term

@@ -32,7 +32,9 @@ def language_experts(run: Run) -> dict[str, int]:
 
 def _clusterer_recipe(run: Run) -> Recipe:
     settings = run.corpus_keys() | dataclasses.asdict(run.config.clustering)
-    return Recipe("clusterer", settings, {"train": run.split("train")})
+    source = run.config.clustering.source
+    imported = {"source": Path(source)} if source else {}
+    return Recipe("clusterer", settings, {"train": run.split("train"), **imported})
 
 
 def _fit(run: Run, folder: Path) -> None:

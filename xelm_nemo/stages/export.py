@@ -26,18 +26,39 @@ def export_source(config: ExportConfig) -> None:
         ConfigError: the format is not known, or the output would replace the source.
         ArtifactError: there is no model, or no tokenizer for it, or the output holds other files.
     """
-    if config.format != "hf":
-        raise ConfigError(f"format={config.format!r} is not known; use 'hf'.")
+    if config.format not in ("hf", "upstream"):
+        raise ConfigError(f"format={config.format!r} is not known; use 'hf', or 'upstream' for a clusterer.")
     source, output = Path(config.source).resolve(), Path(config.output).resolve()
     if source.is_relative_to(output) or output.is_relative_to(source):
         raise ConfigError(
             f"output={config.output!r} and source={config.source!r} overlap; give another output."
         )
+    if config.format == "upstream":
+        return _export_clusterer(source, output)
     for name, model in _find_models(source).items():
         folder = output / name if name else output
         tokenizer = Path(config.tokenizer) if config.tokenizer else _find_tokenizer(model)
         _export(folder, _recipe(model, tokenizer))
         log.info("export: %s -> %s", model, folder)
+
+
+def _export_clusterer(source: Path, output: Path) -> None:
+    """A tf-idf clusterer as the original programs' two pickles."""
+    from xelm_nemo.clustering.clusterer import Clusterer, TfidfClusterer
+    from xelm_nemo.clustering.upstream_writer import write_upstream
+
+    artifacts.check(source, "clusterer")
+    artifacts.verify(source)
+    clusterer = Clusterer.load(source)
+    if not isinstance(clusterer, TfidfClusterer) or clusterer.features.settings.analyzer != "word":
+        raise ConfigError(
+            f"source={str(source)!r} does not count words (it is of kind {clusterer.kind}), which the original "
+            "programs cannot read; cluster with clustering=tfidf."
+        )
+    features = clusterer.features
+    with artifacts.build(output, Recipe("export", {"format": "upstream"}, {"clusterer": source})) as part:
+        write_upstream(part, features.terms, features.idf, features.components, clusterer.centroids)
+    log.info("export: %s -> %s", source, output)
 
 
 def _find_models(source: Path) -> dict[str, Path]:

@@ -48,7 +48,9 @@ def documents(texts):
 
 
 @pytest.mark.parametrize("protocol", [2, 4, 5])
-def test_a_clusterer_of_theirs_gives_texts_the_same_vectors_and_clusters(tmp_path, monkeypatch, theirs, protocol):
+def test_a_clusterer_of_theirs_gives_texts_the_same_vectors_and_clusters(
+    tmp_path, monkeypatch, theirs, protocol
+):
     with monkeypatch.context() as patch:
         upstream_clusterer.write(tmp_path, patch, theirs, CENTERS, protocol)
     ours = fit_clusterer(documents(TEXTS), config(tmp_path))
@@ -71,7 +73,9 @@ def test_the_centroids_keep_their_bits_wherever_the_tensor_was(tmp_path, monkeyp
 
 
 def test_the_number_of_clusters_has_to_be_theirs(folder):
-    with pytest.raises(ConfigError, match=r"clustering\.num_clusters=8.*has 3 clusters; set clustering\.num_"):
+    with pytest.raises(
+        ConfigError, match=r"clustering\.num_clusters=8.*has 3 clusters; set clustering\.num_"
+    ):
         fit_clusterer(documents(TEXTS * 2), config(folder, num_clusters=8))
     with pytest.raises(ConfigError, match=r"set clustering\.method=tfidf"):
         fit_clusterer(documents(TEXTS), config(folder, method="random"))

@@ -1,8 +1,8 @@
 """Documents as points: tf-idf, reduced by an SVD, on the unit sphere.
 
-The pipeline of c-BTM and X-ELM (their `train_clusterer`) with scikit-learn's parts: lower-cased terms; a
+The pipeline of c-BTM and X-ELM (their `train_clusterer`) with scikit-learn's terms, lower-cased; a
 word is two or more word characters, and one that starts with a digit is dropped; tf-idf with smoothed idf
-`ln((1 + N) / (1 + df)) + 1` and unit rows; TruncatedSVD, here seeded; unit rows again. Besides upstream's
+`ln((1 + N) / (1 + df)) + 1` and unit rows; a truncated SVD, here seeded; unit rows again. Besides upstream's
 words there are character n-grams within words ("char_wb"), for scripts that put no spaces between words;
 these keep digits. No stop words are removed yet: the number rule is the only filter.
 
@@ -19,7 +19,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from xelm_nemo import device
 from xelm_nemo.clustering.config import ClusteringConfig
+from xelm_nemo.clustering.svd import right_singular_vectors
 from xelm_nemo.errors import ArtifactError, ConfigError
 from xelm_nemo.files import load_arrays, read_json, save_arrays, write_json
 
@@ -83,8 +85,6 @@ class TextFeatures:
         Raises:
             ConfigError: a setting that cannot work, or texts with fewer than two terms.
         """
-        from sklearn.decomposition import TruncatedSVD
-
         settings = FeatureSettings(config.analyzer, tuple(config.ngram_range), config.max_features)
         if config.svd_dim < 1:
             raise ConfigError(
@@ -99,9 +99,8 @@ class TextFeatures:
                 "or look at the corpus."
             )
         dim = max(1, min(config.svd_dim, len(texts) - 1, len(terms) - 1))
-        with np.errstate(invalid="ignore"):  # the explained variance of a single document is 0 / 0
-            svd = TruncatedSVD(dim, random_state=config.seed).fit(tfidf)
-        return cls(settings, terms, vectorizer.idf_, np.ascontiguousarray(svd.components_))
+        components = right_singular_vectors(tfidf, dim, seed=config.seed, device=device.device())
+        return cls(settings, terms, vectorizer.idf_, components)
 
     def transform(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """[N, D] unit rows; the row of a text without a known term is zero."""

@@ -51,7 +51,7 @@ def _check_settings(vectorizer: dict[str, Any], normalizer: dict[str, Any]) -> N
     settings = {**_PLAIN, **{key: value for key, value in vectorizer.items() if key in _PLAIN}}
     settings |= {key: value for key, value in vars(vectorizer["_tfidf"]).items() if key in _PLAIN}
     if other := {key: value for key, value in settings.items() if value != _PLAIN[key]}:
-        raise Refused(f"a vectorizer with {other}, where {({key: _PLAIN[key] for key in other})} is read")
+        raise Refused(f"a vectorizer with {other}, where { ({key: _PLAIN[key] for key in other}) } is read")
     if "#NUMBER" in vectorizer["vocabulary_"]:
         raise Refused("the term '#NUMBER', which was to be a stop word")
     if normalizer.get("norm") != "l2":

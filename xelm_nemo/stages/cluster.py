@@ -9,6 +9,7 @@ from xelm_nemo.clustering.assign import write_assignment
 from xelm_nemo.clustering.clusterer import Clusterer, fit_clusterer
 from xelm_nemo.clustering.report import NO_LANGUAGE, cluster_report, report_markdown
 from xelm_nemo.files import read_json, write_atomic, write_json
+from xelm_nemo.stages.languages import write_languages
 from xelm_nemo.stages.run import Run
 from xelm_nemo.stages.stage import Product, stage_of
 
@@ -38,7 +39,9 @@ def _clusterer_recipe(run: Run) -> Recipe:
 
 
 def _fit(run: Run, folder: Path) -> None:
-    fit_clusterer(list(run.documents("train")), run.config.clustering).save(folder)
+    clusterer = fit_clusterer(list(run.documents("train")), run.config.clustering)
+    clusterer.save(folder)
+    write_languages(folder, clusterer)
 
 
 def _clusters_recipe(run: Run) -> Recipe:

@@ -18,11 +18,11 @@ def balanced_assign(
         cost: [N, K] int32, of the documents that may move.
         cluster_of: [N], the cluster of each, where its cost + price is lowest.
         price: [K].
-        settled: [K], how many further documents stay; every other cluster is worse for them by more than `reach`.
+        settled: [K], how many further documents stay; other clusters are worse for them by more than `reach`.
         reach: by how much prices may move apart; 2**63 - 1 sets no limit.
 
     Returns:
-        [N], the clusters; [K], the prices, at which each document is still where cost + price is lowest; and how
+        [N], the clusters; [K], the prices, each document still being where cost + price is lowest; and how
         many documents are still too many somewhere, which is 0 unless `reach` ended the work.
 
     Raises:

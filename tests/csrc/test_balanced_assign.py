@@ -39,7 +39,7 @@ def test_settled_documents_count_and_stay():
 
 def test_reach_ends_the_work_with_prices_that_still_fit():
     rng = np.random.default_rng(0)
-    cost = rng.integers(0, 1000, (60, 3)) + [0, 100, 200]
+    cost = rng.integers(0, 1000, (60, 3)) + np.array([0, 100, 200])
     cluster, price, left = solve(cost, reach=50)
     assert left > 0
     assert np.ptp(price) == 50

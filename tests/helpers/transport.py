@@ -5,7 +5,7 @@ from scipy.optimize import linear_sum_assignment
 
 
 def least_cost(cost):
-    """The definition: documents matched with places, each cluster offering floor(N/K) and one more if it may."""
+    """The definition: documents matched with places, floor(N/K) a cluster and one more if it may."""
     num_documents, num_clusters = cost.shape
     base, extra = divmod(num_documents, num_clusters)
     fixed = np.repeat(np.arange(num_clusters), base)
@@ -19,7 +19,7 @@ def least_cost(cost):
 
 
 def assert_cheapest(cost, cluster, price):
-    """Complementary slackness, in integers: everybody is where cost + price is lowest, extra places are dear."""
+    """Complementary slackness: everybody is where cost + price is lowest, and extra places are dear."""
     cost, cluster = np.asarray(cost, np.int64), np.asarray(cluster)
     num_documents, num_clusters = cost.shape
     base, extra = divmod(num_documents, num_clusters)

@@ -2,8 +2,8 @@
 
 python -m xelm_nemo.bench.kmeans [n=1000000] [k=16,32,64,128]
 
-One JSON object a number of clusters. Upstream's centroids get the cheapest balanced assignment of all documents,
-which its auction does not find, so `upstream_cost` flatters it.
+One JSON object a number of clusters. Upstream's centroids get the cheapest balanced assignment of all
+documents, which its auction does not find, so `upstream_cost` flatters it.
 """
 
 import json
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from xelm_nemo import command
+from xelm_nemo import _csrc, command
 from xelm_nemo.bench.upstream_kmeans import upstream_centroids
 from xelm_nemo.clustering import balance, kmeans
 from xelm_nemo.device import device
@@ -78,7 +78,7 @@ class _Parts:
         *((kmeans, name) for name in ("_plus_plus_start", "balanced_assignment")),
         *((kmeans._Points, name) for name in ("costs", "means")),
         *((balance, name) for name in ("balancing_prices", "_look")),
-        (balance._csrc, "balanced_assign"),
+        (_csrc, "balanced_assign"),
     )
 
     def __init__(self) -> None:

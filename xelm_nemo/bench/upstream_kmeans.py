@@ -1,7 +1,8 @@
 """Upstream's balanced k-means, from its description: the thing to beat on cost.
 
-Batches of 50,000 or more, one after the other; each runs Lloyd's iterations on itself alone from the centroids
-that the one before left, and assigns by an auction whose step is a fiftieth of the range of distances.
+Batches of 50,000 or more, one after the other; each runs Lloyd's iterations on itself alone from the
+centroids that the one before left, and assigns by an auction whose step is a fiftieth of the range of
+distances.
 
 N documents, K clusters, D dimensions.
 """
@@ -14,7 +15,7 @@ _MAX_TURNS = 10_000
 
 
 def upstream_centroids(vectors: Tensor, num_clusters: int, seed: int) -> Tensor:
-    """[K, D] centroids of [N, D] vectors; each batch has to be a multiple of K long, or loses its last rows."""
+    """[K, D] centroids of [N, D] vectors; a batch loses its last N mod K rows."""
     generator = torch.Generator().manual_seed(seed)
     batches = torch.tensor_split(vectors, max(1, len(vectors) // _BATCH))
     start = torch.randperm(len(batches[0]), generator=generator)[:num_clusters]

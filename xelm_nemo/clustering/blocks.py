@@ -14,8 +14,8 @@ _Result = TypeVar("_Result")
 def map_blocks(function: Callable[[slice], _Result], num_rows: int, device: torch.device) -> list[_Result]:
     """The function's results for each block of rows, in order.
 
-    On a CPU torch's threads take one block each: the library that multiplies matrices may add in another order
-    with another number of threads, but not within one.
+    On a CPU torch's threads take one block each: a library that multiplies matrices may add in another
+    order with another number of threads, but not within one.
     """
     size = _ROWS[device.type]
     blocks = [slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]

@@ -1,9 +1,9 @@
 """k-means on dense vectors, with clusters of equal size or without that bound, on a GPU where there is one.
 
 Upstream's balanced k-means works on batches of 50,000 or more, of which the last one decides, starts from
-unseeded random rows and leaves some cost on the table in its auction. This one takes all vectors at once, starts
-by k-means++ (Arthur & Vassilvitskii, 2007), and gives every iteration the cheapest balanced assignment. Starts
-are compared on a sample.
+unseeded random rows and leaves some cost on the table in its auction. This one takes all vectors at once,
+starts by k-means++ (Arthur & Vassilvitskii, 2007), and gives every iteration the cheapest balanced
+assignment. Starts are compared on a sample.
 
 Distances are counted in integers (`_Points`), so that draws, ties and sizes are exact.
 

@@ -1,7 +1,7 @@
 """Prices of clusters at which about as many documents want each one.
 
-They maximise the dual of the transportation problem, which is made smooth by letting a document want cluster k
-with weight softmax(-(cost + price) / eps): then Newton's method is safe, and eps is lowered step by step.
+They maximise the dual of the transportation problem, which is made smooth by letting a document want cluster
+k with weight softmax(-(cost + price) / eps): then Newton's method is safe, and eps is lowered step by step.
 
 N documents, K clusters.
 """
@@ -28,8 +28,9 @@ class _Stage:
     tolerance: float  # the share of documents that may be too many somewhere
 
 
+_FEW = 64  # documents a cluster: shortest paths alone are fast
 _COURSE = (
-    *(_Stage(64, eps, 0.01) for eps in (0.2, 0.07, 0.02, 0.007)),
+    *(_Stage(_FEW, eps, 0.01) for eps in (0.2, 0.07, 0.02, 0.007)),
     *(_Stage(512, eps, 0.002) for eps in (0.007, 0.002)),
     _Stage(None, 0.002, 0.0003),
 )
@@ -53,7 +54,7 @@ def balancing_prices(cost: Tensor, price: NDArray[np.int64]) -> NDArray[np.int64
         price: [K], where to begin.
     """
     num_documents, num_clusters = cost.shape
-    if num_documents <= _COURSE[0].rows * num_clusters:
+    if num_documents <= _FEW * num_clusters:
         return price
     eps = None
     for stage in _COURSE:

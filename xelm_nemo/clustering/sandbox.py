@@ -58,7 +58,7 @@ def _filter_system_calls() -> bool:
     header = ctypes.create_string_buffer(struct.pack("HP", len(program), ctypes.addressof(code)))
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
-    return (
+    return bool(
         libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0) == 0
         and libc.prctl(_SET_SECCOMP, _FILTER, ctypes.addressof(header), 0, 0) == 0
     )

@@ -1,8 +1,9 @@
 """The first singular vectors of a large sparse matrix, on a GPU where there is one.
 
-Subspace iteration on A^T A (Halko, Martinsson and Tropp, 2011) from a seeded start, then the best directions of
-the subspace (Rayleigh-Ritz). Sums have a fixed order, so that bits depend on the seed and the device, and not on
-the number of CPU threads. Beside A itself, memory holds A^T and three dense matrices of `dim` + 10 columns.
+Subspace iteration on A^T A (Halko, Martinsson and Tropp, 2011) from a seeded start, then the best directions
+of the subspace (Rayleigh-Ritz). Sums have a fixed order, so that bits depend on the seed and the device, and
+not on the number of CPU threads. Beside A itself, memory holds A^T and three dense matrices of `dim` + 10
+columns.
 
 N documents, F terms, D dimensions, L = D + 10 columns.
 """
@@ -102,8 +103,8 @@ def _gram(columns: Tensor) -> Tensor:
         part = columns[block].double()
         return part.T @ part
 
-    total: Tensor = sum(map_blocks(gram, len(columns), columns.device))
-    return total.cpu()
+    parts = map_blocks(gram, len(columns), columns.device)
+    return sum(parts[1:], parts[0]).cpu()
 
 
 def _times_small(columns: Tensor, small: Tensor) -> Tensor:

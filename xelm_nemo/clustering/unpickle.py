@@ -1,8 +1,8 @@
 """Values out of a foreign pickle, in a process of its own: python -c ... FOLDER FILE ...
 
-Nothing that a pickle names is imported. Each name of a short list has a stand-in here, which keeps what it is
-given; every other name ends it. What comes out is a tree of stand-ins, from which the caller's `extract` takes
-numbers and words. Standard library only, so that there is little in the process that could be misused.
+Nothing that a pickle names is imported. Each name of a short list has a stand-in here, which keeps what it
+is given; every other name ends it. What comes out is a tree of stand-ins, from which the caller's `extract`
+takes numbers and words. Standard library only, so that there is little in the process that could be misused.
 """
 
 import io
@@ -78,7 +78,7 @@ def _encode(text: str, encoding: str) -> bytes:
 
 
 def _storage(raw: bytes) -> Array:
-    """What torch's `_load_from_bytes` would make of it, for a storage saved in the format before zip files."""
+    """What torch's `_load_from_bytes` would make of a storage in the format before zip files."""
     file = io.BytesIO(raw)
     head = [_Storages(file).load() for _ in range(2)]
     if head != [_TORCH_MAGIC, 1001]:

@@ -1,7 +1,7 @@
 """Clusterers of the original programs, `tfidf.pkl` and `kmeans.pkl`: read without running them, and written.
 
-A pickle is a program. Another process, which can neither open a file nor reach a network, reads the two with a
-reader that runs nothing of them, and passes back words and numbers.
+A pickle is a program. Another process, which can neither open a file nor reach a network, reads the two with
+a reader that runs nothing of them, and passes back words and numbers.
 """
 
 import json
@@ -44,7 +44,8 @@ def read_upstream(folder: Path) -> tuple[list[str], dict[str, NDArray[Any]]]:
         ) from error
     if "refused" in result:
         raise ArtifactError(
-            f"{folder}: {result['refused']}; nothing of it was run. Give a clusterer as train_clusterer writes it."
+            f"{folder}: {result['refused']}; nothing of it was run. "
+            "Give a clusterer that train_clusterer wrote."
         )
     return result["terms"], _checked(folder, len(result["terms"]), _arrays(result["arrays"], body))
 

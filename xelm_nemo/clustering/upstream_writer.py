@@ -1,7 +1,7 @@
 """`tfidf.pkl` and `kmeans.pkl` for users of the original programs: their classes by name, our numbers.
 
-The classes are not here, so the pickler is told what they are called. Both places where scikit-learn has kept the
-idf are filled, the one before its version 1.5 and the one since.
+The classes are not here, so the pickler is told what they are called. Both places where scikit-learn has kept
+the idf are filled, the one before its version 1.5 and the one since.
 """
 
 import io
@@ -67,12 +67,16 @@ def write_upstream(
         write_atomic(folder / name, buffer.getvalue())
 
 
-class _Pickler(pickle._Pickler):
+_PYTHONS: Any = pickle._Pickler  # the one in C cannot be told
+
+
+class _Pickler(_PYTHONS):
     """The pickler in Python, which can be told where a class is."""
 
     def save_global(self, obj: Any, name: str | None = None) -> None:
         if obj not in _CLASSES.values():
-            return super().save_global(obj, name)
+            super().save_global(obj, name)
+            return
         self.save(obj.place)
         self.save(obj.__name__)
         self.write(pickle.STACK_GLOBAL)

@@ -52,8 +52,8 @@ def _export_clusterer(source: Path, output: Path) -> None:
     clusterer = Clusterer.load(source)
     if not isinstance(clusterer, TfidfClusterer) or clusterer.features.settings.analyzer != "word":
         raise ConfigError(
-            f"source={str(source)!r} does not count words (it is of kind {clusterer.kind}), which the original "
-            "programs cannot read; cluster with clustering=tfidf."
+            f"source={str(source)!r} does not count words (it is of kind {clusterer.kind}), as the original "
+            "programs do; cluster with clustering=tfidf."
         )
     features = clusterer.features
     with artifacts.build(output, Recipe("export", {"format": "upstream"}, {"clusterer": source})) as part:

@@ -4,7 +4,7 @@ python -m xelm_nemo.export source=DIR output=DIR
 
 source     a model, or a folder of several (runs/<name>/experts/round0), each of which becomes a folder
 output     where they go
-format     hf, the only one so far
+format     hf, or upstream: a tf-idf clusterer as the original programs' two pickles
 tokenizer  the tokenizer's folder, if not the one that the model was trained with
 """
 

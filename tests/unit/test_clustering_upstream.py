@@ -259,5 +259,5 @@ def test_export_writes_a_clusterer_for_the_original_programs(tmp_path):
 @pytest.mark.slow
 def test_the_cluster_command_takes_a_clusterer_of_theirs(tmp_path, folder):
     settings = [f"clustering.source={folder}", "clustering.num_clusters=3", f"output={tmp_path / 'run'}"]
-    run_well("cluster", "corpus=udhr", "seed_model=random", "training.global_batch_size=3", *settings)
+    run_well("cluster", "corpus=udhr", "seed_model=random", "training.global_batch_size=24", *settings)
     assert "3 clusters" in (tmp_path / "run/clusters/report.md").read_text()

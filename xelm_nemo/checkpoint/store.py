@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -111,11 +111,28 @@ class Checkpoints:
         matches = (_ITERATION_FOLDER.fullmatch(path.name) for path in self._folder.glob("iter_*"))
         return sorted(int(match[1]) for match in matches if match)
 
-    def save(self, iteration: int, model: DecoderModel, optimizer: Any) -> None:
-        """Write model and optimizer; older states beyond `keep` go afterwards. All ranks call it."""
+    def save(
+        self,
+        iteration: int,
+        model: DecoderModel,
+        optimizer: Any,
+        *,
+        before_naming: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Write model and optimizer; older states beyond `keep` go afterwards. All ranks call it.
+
+        Args:
+            iteration: of the state.
+            model: with the optimizer, what is saved.
+            optimizer: of the model.
+            before_naming: called on rank 0 when all is written; what it raises leaves nothing behind.
+        """
         recipe = Recipe("checkpoint", {"iteration": iteration})
         with _collective_folder(self._path(iteration), recipe) as part:
             _save(self._state(model, optimizer, loading=False), part)
+            dist.barrier()
+            if dist.get_rank() == 0:
+                before_naming()
         if dist.get_rank() == 0:
             for old in self.iterations()[: -self._keep]:
                 remove(self._path(old))

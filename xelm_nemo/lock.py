@@ -1,10 +1,10 @@
 """One writer a folder, also where a file system's locks mean nothing to other nodes.
 
-Two guards, one behind the other. The first is flock: it dies with its holder, and refuses a second one wherever
-the file system keeps it (local disks, NFS, Lustre mounted with `flock`). The second is for where it does not
-(Lustre with `localflock`, an NFS client cut off): each holder writes a token of its own into the lock file,
-and whoever finds another token there stops. A new holder waits until an earlier one on another node, if it
-still lived, must have looked.
+Two guards, one behind the other. The first is flock: it dies with its holder, and refuses a second one
+wherever the file system keeps it (local disks, NFS, Lustre mounted with `flock`). The second is for where it
+does not (Lustre with `localflock`, an NFS client cut off): each holder writes a token of its own into the
+lock file, and whoever finds another token there stops. A new holder waits until an earlier one on another
+node, if it still lived, must have looked.
 """
 
 import contextlib

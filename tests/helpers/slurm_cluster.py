@@ -66,7 +66,7 @@ class Cluster:
             "SchedulerType": "sched/backfill",
             "SchedulerParameters": "bf_interval=1,sched_interval=1,sched_min_interval=0,batch_sched_delay=0",
             "SelectType": "select/cons_tres",
-            "SelectTypeParameters": "CR_Core_Memory",
+            "SelectTypeParameters": "CR_Core_Memory,CR_LLN",  # jobs spread over the nodes
             "SlurmdParameters": "config_overrides",  # believe these numbers, not the machine's
             "ReturnToService": 2,
             "JobRequeue": 1,
@@ -86,7 +86,7 @@ class Cluster:
             [
                 *(f"{key}={value}" for key, value in lines.items()),
                 f"{nodes} Port=[{port + 1}-{port + NODES}] CPUs={CPUS} RealMemory={MEM_MB} State=UNKNOWN",
-                f"PartitionName=main {partition} Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=20",
+                f"PartitionName=main {partition} Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=60",
                 f"PartitionName=high {partition} PriorityTier=10 PreemptMode=OFF\n",
             ]
         )
@@ -143,7 +143,9 @@ class Cluster:
 
     def release(self):
         """Let jobs run that wait out the two minutes after a requeue; True if there were any."""
-        rows = [line.split() for line in self.call("squeue", "-h", "-r", "-t", "PD", "-o", "%i %r").splitlines()]
+        rows = [
+            line.split() for line in self.call("squeue", "-h", "-r", "-t", "PD", "-o", "%i %r").splitlines()
+        ]
         held = [row[0] for row in rows if row[1:] == ["BeginTime"]]
         for job in held:
             self.call("scontrol", "update", f"JobId={job}", "StartTime=now", check=False)

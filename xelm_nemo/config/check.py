@@ -117,8 +117,8 @@ def _nodes(config: RunConfig) -> list[str]:
     if config.launch.name != "slurm" or ranks <= on_node or ranks % on_node == 0:
         return []
     return [
-        f"launch.slurm.ranks_per_node={on_node} leaves a node half empty with the {ranks} ranks of parallel.*; "
-        f"use one of {[n for n in range(1, ranks + 1) if ranks % n == 0]}"
+        f"launch.slurm.ranks_per_node={on_node} leaves a node half empty with the {ranks} ranks of "
+        f"parallel.*; use one of {[n for n in range(1, ranks + 1) if ranks % n == 0]}"
     ]
 
 

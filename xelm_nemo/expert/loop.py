@@ -37,7 +37,7 @@ class Watch:
     check_claim: Callable[[], None] = lambda: None
 
 
-def train(job: TrainJob, watch: Watch = Watch()) -> None:  # noqa: B008
+def train(job: TrainJob, watch: Watch = Watch()) -> None:
     """Train the job's model from its newest checkpoint, or from its seed model, to `train_iters`.
 
     Killed at any moment and called again, it ends with the same weights, bit for bit: data order and

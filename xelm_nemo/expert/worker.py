@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 from xelm_nemo import artifacts, lock
@@ -23,15 +24,10 @@ def work(job: TrainJob, rank: int, stop: StopRequest) -> None:
         RunFolderError: another process works in the folder.
         Stopped: a signal asked for it.
     """
-    from xelm_nemo.expert.loop import Watch, train
-
-    def asked() -> bool:
-        return bool(stop)
-
     if rank > 0:  # rank 0 keeps the others waiting, where ranks meet, until the folder is its own
         if not is_finished(job):
             with contextlib.suppress(Stopped):  # srun kills all ranks when one ends badly
-                train(job, Watch(asked))
+                _train(job, stop)
         return
     folder = Path(job.folder)
     # Of two that SLURM takes for one job, the second waits: the first is ended by SLURM, or ends.
@@ -41,7 +37,13 @@ def work(job: TrainJob, rank: int, stop: StopRequest) -> None:
             return
         with attempt(folder, lambda: slurm.why_stopped(stop.signal)) as own:
             drop_stale(job)
-            train(job, Watch(asked, own.at_step, claim.check))
+            _train(job, stop, at_step=own.at_step, check_claim=claim.check)
+
+
+def _train(job: TrainJob, stop: StopRequest, **ties: Callable[..., None]) -> None:
+    from xelm_nemo.expert.loop import Watch, train  # torch and Megatron: the state says "alive" meanwhile
+
+    train(job, Watch(lambda: bool(stop), **ties))
 
 
 def is_finished(job: TrainJob) -> bool:

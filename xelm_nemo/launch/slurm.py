@@ -102,9 +102,10 @@ class Queued:
         return self.state in ACTIVE
 
 
-def queue() -> dict[str, Queued] | None:
+def queue(patience_seconds: float = _PATIENCE_SECONDS) -> dict[str, Queued] | None:
     """The user's jobs by name ("41", "41_3"), those that ended lately included; None when SLURM is down."""
-    shown = ask("squeue", "--me", "--array", "--noheader", "--states=all", "--format=%i|%T|%r|%N")
+    words = ("--me", "--array", "--noheader", "--states=all", "--format=%i|%T|%r|%N")
+    shown = ask("squeue", *words, patience_seconds=patience_seconds)
     if shown is None:
         return None
     rows = [line.split("|") for line in shown.splitlines() if line.count("|") == 3]
@@ -121,10 +122,10 @@ def cancel(jobs: Sequence[str]) -> bool:
     return ask("scancel", *jobs) is not None
 
 
-def ask(*command: str) -> str | None:
+def ask(*command: str, patience_seconds: float = _PATIENCE_SECONDS) -> str | None:
     """What a command of SLURM says; None when it fails, is not there, or does not answer."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE_SECONDS, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=patience_seconds, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None

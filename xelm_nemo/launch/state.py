@@ -53,6 +53,7 @@ class State:
         step: the last finished step, and `step_time` when that was.
         end: None while the process lives, or when nobody could say how it ended.
         ended: how many earlier attempts ended for each reason.
+        crashed: how many earlier attempts of this SLURM job ended badly.
     """
 
     attempt: int = 0
@@ -66,6 +67,7 @@ class State:
     step_time: float = 0.0
     end: End | None = None
     ended: dict[str, int] = field(default_factory=dict)
+    crashed: int = 0
 
     @property
     def is_silent(self) -> bool:
@@ -74,9 +76,8 @@ class State:
 
     @property
     def crashes(self) -> int:
-        """Attempts that ended badly, this one included."""
-        own = int(self.end is not None and self.end.reason in CRASHES)
-        return own + sum(self.ended.get(reason, 0) for reason in CRASHES)
+        """Attempts of this SLURM job that ended badly, this one included."""
+        return self.crashed + int(self.end is not None and self.end.reason in CRASHES)
 
     @property
     def is_mine(self) -> bool:
@@ -122,13 +123,14 @@ def next_attempt(folder: Path) -> State:
     before = read_state(folder) or State()
     ended = dict(before.ended)
     if before.attempt:
-        reason = before.end.reason if before.end else LOST
-        ended[reason] = ended.get(reason, 0) + 1
+        before.end = before.end or End(LOST, 0)
+        ended[before.end.reason] = ended.get(before.end.reason, 0) + 1
     now = time.time()
     return State(
         *(before.attempt + 1, slurm_job(), slurm_restart(), this_node(), os.getpid()),
         *(now, now, before.step, now),
         ended=ended,
+        crashed=before.crashes if before.job == slurm_job() else 0,
     )
 
 

@@ -6,6 +6,7 @@ worker fares and ends is in its state file, so nothing is asked of submitit afte
 """
 
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,6 +47,8 @@ def submit(batch: Batch, config: LaunchConfig, folder: Path) -> list[str]:
     Raises:
         LaunchError: sbatch refused, or is not there.
     """
+    if shutil.which("srun") is None:
+        raise LaunchError("launch=slurm: there is no sbatch here; run it where SLURM is, or launch=local.")
     executor = _executor(batch, config, folder)
     calls = [_call(job, config) for job in batch.jobs]
     try:

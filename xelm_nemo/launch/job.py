@@ -88,7 +88,8 @@ def _tail(log: Path, start: int | None) -> str:
     with log.open("rb") as file:
         file.seek(start if start is not None else max(0, os.fstat(file.fileno()).st_size - _LAST_BYTES))
         said = file.read().decode(errors="replace")
-    return said if start is not None else said.rpartition("\n" + START_OF_RUN)[2]
+    _, parted, newest = said.rpartition("\n" + START_OF_RUN)
+    return newest.partition("\n")[2] if parted and start is None else said
 
 
 def _ending(code: int) -> str:

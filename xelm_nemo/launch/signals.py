@@ -31,8 +31,8 @@ def caught(names: Sequence[str]) -> Iterator[StopRequest]:
     try:
         yield request
     finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
+        for number, handler in earlier.items():  # a process that stops is not hurried by one signal more
+            signal.signal(number, signal.SIG_IGN if request else handler)
 
 
 def block(names: Sequence[str]) -> None:

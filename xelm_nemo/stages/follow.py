@@ -28,14 +28,14 @@ class Followed:
 
     Attributes:
         name: for people.
-        job: SLURM's name for it.
+        job: SLURM's name for it; None: it was not started by SLURM.
         folder: with its state.
         is_done: whether what it makes is there, where that can be known better than from its state.
         gone_since: when SLURM first said that it neither runs nor waits; None when it last said otherwise.
     """
 
     name: str
-    job: str
+    job: str | None
     folder: Path
     is_done: Callable[[], bool] = lambda: False
     gone_since: float | None = None
@@ -86,7 +86,7 @@ def fate(job: Followed, state: State | None, queued: dict[str, Queued] | None) -
 def _fate_by_queue(job: Followed, queued: dict[str, Queued] | None) -> str | None:
     if queued is None:
         return None
-    here = queued.get(job.job)
+    here = queued.get(job.job or "")
     if here and here.is_active:
         job.gone_since = None
         return None

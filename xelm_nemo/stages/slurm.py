@@ -1,7 +1,10 @@
 """How a command runs on SLURM: submit what is missing, and follow it if asked to."""
 
+import dataclasses
+import functools
 import logging
 from collections.abc import Collection, Sequence
+from pathlib import Path
 
 from rich.console import Console
 
@@ -33,16 +36,16 @@ def run_on_slurm(run: Run, stages: Sequence[Stage], verb: str, only: Collection[
         folder = new_folder(run)
         planned = plan(run, stages, verb, folder / CONFIG, only)
         jobs = submit_all(run, planned, folder, slurm.queue())
-    names = [*(job.name for job in planned.before), *(job.name for job in planned.models)]
-    names += [planned.closing.name] if planned.closing else []
-    for name in names:
-        logger.info("%s: SLURM job %s", name, jobs[name]["job"])
-    if not names:
+    followed = _followed(planned, jobs)
+    for one in followed:
+        logger.info("%s: SLURM job %s", one.name, one.job)
+    if not followed:
         logger.info("%s: up to date", verb)
     elif not run.config.wait:
-        return Console().print(" ".join(jobs[name]["job"] for name in names), soft_wrap=True)
+        return Console().print(" ".join(str(one.job) for one in followed), soft_wrap=True)
     else:
-        _follow(run, planned, jobs)
+        with progress_of(list(planned.models)) as progress:
+            follow(followed, on_tick=progress.tick)
     with lock.hold(run.folder):
         for stage in stages:
             if stage.is_current(run):
@@ -56,15 +59,16 @@ def show_scripts(run: Run, stages: Sequence[Stage], verb: str) -> None:
         Console().print(f"\n{script}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _follow(run: Run, planned: Plan, jobs: dict[str, dict[str, str]]) -> None:
-    followed = [Followed(job.name, jobs[job.name]["job"], job.folder) for job in planned.before]
-    followed += [
-        Followed(job.name, jobs[job.name]["job"], run.experts / job.name, lambda job=job: is_finished(job))  # type: ignore[misc]
+def _followed(planned: Plan, jobs: dict[str, dict[str, str]]) -> list[Followed]:
+    """The jobs of a plan to wait for, those of earlier submissions included."""
+
+    def followed(name: str, folder: Path) -> Followed:
+        return Followed(name, jobs.get(name, {}).get("job"), folder)
+
+    before = [followed(job.name, job.folder) for job in planned.before]
+    models = [
+        dataclasses.replace(followed(job.name, Path(job.folder)), is_done=functools.partial(is_finished, job))
         for job in planned.models
     ]
-    if planned.closing:
-        followed.append(
-            Followed(planned.closing.name, jobs[planned.closing.name]["job"], planned.closing.folder)
-        )
-    with progress_of(list(planned.models)) as progress:
-        follow(followed, on_tick=progress.tick)
+    closing = [planned.closing] if planned.closing else []
+    return [*before, *models, *(followed(job.name, job.folder) for job in closing)]

@@ -73,7 +73,7 @@ def scripts(run: Run, planned: Plan) -> list[str]:
 def submit_all(
     run: Run, planned: Plan, folder: Path, queued: dict[str, slurm.Queued] | None
 ) -> dict[str, Any]:
-    """Submit a plan, but no model whose job is still in the queue or alive.
+    """Submit a plan, but nothing whose job is still in the queue or alive.
 
     Args:
         run: the run.
@@ -91,14 +91,19 @@ def submit_all(
         for job in fresh.models:
             job.save()
 
+    stages = [*planned.before, *([planned.closing] if planned.closing and not fresh.models else [])]
+    kept = {job.name for job in stages if is_alive(jobs.get(job.name), job.folder, queued)}
+
     def send(batch: Batch) -> list[str]:
+        if batch.jobs[0].name in kept:
+            return [jobs[batch.jobs[0].name]["job"]]
         ids = submit(batch, run.config.launch, folder)
         for job, name in zip(batch.jobs, ids, strict=True):
             jobs[job.name] = {"job": name, "folder": str(job.folder), "submitted": time.time()}
         write_json(run.folder / LAUNCH / JOBS, jobs)
         return ids
 
-    _Chain(send, [jobs[job.name]["job"] for job in alive]).run(run, fresh)
+    _Chain(send, [jobs[job.name]["job"] for job in alive if job.name in jobs]).run(run, fresh)
     return jobs
 
 

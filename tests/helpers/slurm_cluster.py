@@ -22,7 +22,7 @@ def missing():
     """What a machine lacks to run this; None when there is nothing."""
     absent = [name for name in PROGRAMS if shutil.which(name) is None]
     if absent:
-        return f"no {', '.join(absent)}: run `apt-get install slurm-wlm slurmctld slurmd slurm-client munge`"
+        return f"no {', '.join(absent)}: run `apt-get install slurmctld slurmd slurm-client munge`"
     return None if os.geteuid() == 0 else "SLURM's daemons for a test want root"
 
 

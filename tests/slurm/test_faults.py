@@ -27,7 +27,7 @@ from xelm_nemo.stages.submit import recorded
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1500)]
 
-EXPERTS = 10
+EXPERTS = 8
 SETTINGS = [
     *(word for word in SMALL if "num_clusters" not in word and not word.startswith("training.")),
     *(f"clustering.num_clusters={EXPERTS}", "training.seq_length=32", "training.train_iters=80"),
@@ -75,12 +75,16 @@ class Witness(threading.Thread):
     def __init__(self, cluster, run):
         super().__init__(daemon=True)
         self.cluster, self.run_, self.over = cluster, run, threading.Event()
-        self.since, self.held, self.wrong, self.samples = {}, {}, {}, 0
+        self.since, self.held, self.wrong, self.samples, self.error = {}, {}, {}, 0, None
 
     def run(self):
-        while not self.over.wait(1):
-            self.look()
-            self.release()
+        try:
+            while not self.over.wait(1):
+                self.look()
+                self.release()
+        except Exception as error:
+            self.error = error
+            raise
 
     def look(self):
         found, now = rows(self.run_), time.monotonic()
@@ -106,6 +110,7 @@ class Witness(threading.Thread):
     def stop(self):
         self.over.set()
         self.join()
+        assert self.error is None and self.samples > 0 and self.wrong == {}
 
 
 def test_stages_before_training_run_as_jobs_in_order(cluster, folder):
@@ -147,8 +152,13 @@ def kill_a_rank(cluster, state):
     os.kill(state.pid, signal.SIGKILL)
 
 
+def signal_job(cluster, job):
+    """What a user types; for an array's element this SLURM delivers it, denies that, and would try again."""
+    cluster.call("timeout", "3", "scancel", "--signal=USR2", job, check=False)
+
+
 def ask_to_stop(cluster, state):
-    cluster.call("scancel", "--signal=USR2", state.job)
+    signal_job(cluster, state.job)
     while is_running(state.pid):  # more of them, during the save and after it
         with contextlib.suppress(ProcessLookupError):
             os.kill(state.pid, signal.SIGUSR2)
@@ -203,10 +213,9 @@ def test_faults_stop_no_expert_but_the_one_that_always_fails(cluster, folder):
     others = set(range(EXPERTS)) - {STUBBORN}
     assert [number for number in sorted(others) if f"expert{number}: " in last] == []
     assert all((expert(folder, number) / "model/manifest.json").is_file() for number in others)
-    assert witness.samples > 10 and witness.wrong == {}
     ended = [read_state(expert(folder, number)).ended for number in others]
     counts = {reason: sum(one.get(reason, 0) for one in ended) for reason in set().union(*ended)}
-    assert counts.pop("killed") >= 1 and counts.pop("stopped") == 1 and counts.pop("lost") >= 1
+    assert counts.pop("killed") >= 1 and counts.pop("stopped") >= 1 and counts.pop("lost") >= 1
     assert counts.pop("timed out") >= 1 and counts.pop("preempted") >= 1, counts
     assert counts == {}
     shutil.move(shard.with_suffix(".away"), shard)
@@ -271,7 +280,7 @@ def test_one_expert_trains_on_two_nodes_and_stops_as_one(cluster, folder, tmp_pa
     witness = Witness(cluster, open_run(two))
     _, state = undisturbed(two, cluster, set())
     assert cluster.call("squeue", "-h", "-j", state.job, "-o", "%D").strip() == "2"
-    cluster.call("scancel", "--signal=USR2", state.job)
+    signal_job(cluster, state.job)
     witness.start()
     output, error = wait.communicate(timeout=600)
     witness.stop()

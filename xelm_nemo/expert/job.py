@@ -66,7 +66,7 @@ class TrainJob:
 
     def save(self) -> None:
         """Write `job.json` into the job's folder."""
-        write_json(Path(self.folder) / JOB, dataclasses.asdict(self))
+        write_json(Path(self.folder) / JOB, dataclasses.asdict(self), only_if_changed=True)
 
     @classmethod
     def load(cls, folder: Path) -> "TrainJob":

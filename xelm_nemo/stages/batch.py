@@ -22,9 +22,6 @@ def make_verb(run: Run, verb: str) -> None:
         TRAIN.finish(run)
         _check_trained(run)
     make(run, stages)
-    if verb == "branch":  # the sizes are known now
-        for job in round_jobs(run):
-            job.save()
 
 
 def _check_trained(run: Run) -> None:

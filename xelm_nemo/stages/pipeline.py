@@ -11,6 +11,7 @@ from xelm_nemo.stages.branch import BRANCH
 from xelm_nemo.stages.cluster import CLUSTER
 from xelm_nemo.stages.evaluate import EVALUATE
 from xelm_nemo.stages.export import EXPORT
+from xelm_nemo.stages.jobs import round_jobs
 from xelm_nemo.stages.plan import check_places, show_help, show_plan, wants_help
 from xelm_nemo.stages.prepare import PREPARE
 from xelm_nemo.stages.run import Run, settled
@@ -65,3 +66,6 @@ def make(run: Run, stages: Sequence[Stage]) -> None:
             logger.info("%s: started", stage.name)
             stage.make(run)
         stage.finish(run)
+    if stages[-1] is BRANCH:  # the sizes of all models are known now, and a batch script may start them
+        for job in round_jobs(run):
+            job.save()

@@ -1,5 +1,6 @@
 """What is known of each model of a run, from its folder; SLURM is asked too where it has jobs."""
 
+import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -139,5 +140,8 @@ def _ended(own: State) -> tuple[str, str]:
 
 
 def _age(checkpoints: Path) -> float | None:
-    times = [path.stat().st_mtime for path in checkpoints.glob("iter_*")]
+    times = []
+    for path in checkpoints.glob("iter_*"):
+        with contextlib.suppress(FileNotFoundError):  # the oldest goes when a new one is there
+            times.append(path.stat().st_mtime)
     return round(max(0.0, time.time() - max(times)), 1) if times else None

@@ -45,6 +45,20 @@ def test_signal_stops_a_run_after_its_step_and_it_goes_on_to_the_same_bits(tmp_p
     assert losses(stopped) == losses(whole)
 
 
+@pytest.mark.slow
+def test_second_of_two_jobs_that_slurm_started_for_one_waits_and_trains_nothing(tmp_path, monkeypatch):
+    workshop = Workshop(tmp_path)
+    workshop.set_up(DROPOUT)
+    folder = workshop.job("expert0", DROPOUT, train_iters=20)
+    monkeypatch.setenv("XELM_BATCH", "1")
+    monkeypatch.setenv("SLURM_JOB_ID", "41")
+    workers = [start_worker(folder) for _ in range(2)]
+    said = [worker.communicate()[1] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], said
+    assert sorted("finished" in one for one in said) == [False, True]
+    assert read_state(folder).attempt == 1
+
+
 def agree(folder):
     """A rank asks to stop at one step; what each rank is told."""
     dist.init_process_group("gloo")

@@ -1,6 +1,8 @@
 """Batch scripts, written where there is no SLURM, and what becomes of a job when its script ends."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from xelm_nemo.launch.ended import see_off
 from xelm_nemo.launch.job import Job
 from xelm_nemo.launch.state import State, attempt, next_attempt, read_state, write_state
 
+ROOT = Path(__file__).resolve().parents[2]
 EXPERTS = [Job(f"expert{k}", "xelm_nemo.expert", Path(f"/run/expert {k}"), num_ranks=4) for k in range(3)]
 
 
@@ -173,7 +176,8 @@ def test_job_whose_user_has_to_mend_something_does_not_go_back(tmp_path, requeue
     ended_with(tmp_path, ConfigError("tokenizer.path is not set"))
     see_off(tmp_path, USER_ERROR, max_crashes=2)
     assert requeued == []
-    assert read_state(tmp_path).end.message == "tokenizer.path is not set"
+    end = read_state(tmp_path).end
+    assert (end.message, end.again) == ("tokenizer.path is not set", False)
 
 
 def test_job_that_crashed_before_it_said_anything_is_recorded(tmp_path, requeued):
@@ -213,4 +217,26 @@ def test_controller_that_stays_away_leaves_a_job_that_waits_for_nothing(tmp_path
     monkeypatch.setattr(ended, "_PATIENCE_SECONDS", -1)
     write_state(tmp_path, State(*(1, "41"), node=next_attempt(tmp_path).node))
     see_off(tmp_path, 137, max_crashes=1)
-    assert not read_state(tmp_path).end.again
+    assert read_state(tmp_path).end.again is False
+
+
+def test_script_for_places_where_python_may_not_submit_runs_a_worker_and_records_its_end(
+    tmp_path, monkeypatch
+):
+    srun = tmp_path / "bin/srun"
+    srun.parent.mkdir()
+    srun.write_text('#!/bin/sh\ntest "$1" = --kill-on-bad-exit=1 && shift && exec "$@"\n')
+    srun.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{srun.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{os.environ.get('PYTHONPATH', '')}")
+    for name, value in {"ARRAY_JOB_ID": "41", "ARRAY_TASK_ID": "3", "JOB_ID": "44", "PROCID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    script = subprocess.run(
+        ["bash", ROOT / "docs/experts.sbatch"], cwd=tmp_path, capture_output=True, text=True
+    )
+    folder = tmp_path / "runs/xelm16/experts/round0/expert3"
+    assert script.returncode == USER_ERROR, script.stderr
+    assert "SLURM job 41_3, restart 0" in (folder / "train.log").read_text()
+    state = read_state(folder)
+    assert state.job == "41_3" and state.end.reason == "failed" and state.end.again is False
+    assert "job.json is missing" in state.end.message

@@ -158,7 +158,9 @@ def fresh(state):
         (None, {"41_3": PENDING}),
         (None, None),  # SLURM is down: nothing is known, nothing is concluded
         (state(End("preempted", 75, again=True)), {"41_3": PENDING}),
-        (state(End("failed", 1), job="12"), {"41_3": PENDING}),  # of an earlier submission
+        (state(End("preempted", 75)), {"41_3": RUNNING}),  # its script has not yet put it back
+        (state(End("preempted", 75)), None),
+        (state(End("failed", 1, again=False), job="12"), {"41_3": PENDING}),  # of an earlier submission
         (state(age=60), {"41_3": PENDING}),  # its node was lost and SLURM has put it back
     ],
 )
@@ -171,7 +173,7 @@ def test_job_that_may_yet_finish_is_waited_for(followed, said, queued):
 
 @pytest.mark.parametrize("queued", [{}, None, {"41_3": RUNNING}])
 def test_job_that_says_it_failed_has_failed_whatever_slurm_says(followed, queued):
-    assert fate(followed[0], state(End("failed", 2, "mend x")), queued) == "mend x"
+    assert fate(followed[0], state(End("failed", 2, "mend x", again=False)), queued) == "mend x"
 
 
 def test_lost_node_is_a_failure_once_slurm_keeps_saying_so(followed):

@@ -22,11 +22,11 @@ def see_off(folder: Path, code: int, max_crashes: int) -> None:
         return
     state = record_end(folder, code, lambda found: found.is_mine)
     job = slurm_job()
-    if job is None or state.end is None or not wants_again(state, max_crashes):
+    if job is None or state.end is None:
         return
-    state.end.again = True  # before the requeue: the next attempt may begin at once
-    write_state(folder, state)
-    if not _requeue(job):
+    state.end.again = wants_again(state, max_crashes)
+    write_state(folder, state)  # before the requeue: the next attempt may begin at once
+    if state.end.again and not _requeue(job):
         state.end.again = False
         write_state(folder, state)
 

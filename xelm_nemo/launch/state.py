@@ -32,13 +32,13 @@ CRASHES = (FAILED, KILLED, LOST)
 
 @dataclass
 class End:
-    """How an attempt ended."""
+    """How an attempt ended. `again` is None until the end of the batch script has decided."""
 
     reason: str
     code: int
     message: str = ""
     time: float = field(default_factory=time.time)
-    again: bool = False  # whether the job has been put back into the queue
+    again: bool | None = None  # whether the job has been put back into the queue
 
 
 @dataclass

@@ -75,7 +75,7 @@ def fate(job: Followed, state: State | None, queued: dict[str, Queued] | None) -
     own = state if state and state.job == job.job else None
     if job.is_done() or (own and own.end and own.end.reason == FINISHED):
         return ""
-    if own and own.end and not own.end.again:
+    if own and own.end and own.end.again is False:
         return own.end.message or own.end.reason
     if own and own.end is None and not own.is_silent:
         job.gone_since = None

@@ -217,6 +217,7 @@ RECORD = {"job": "41_3", "folder": "", "submitted": 0.0}
         (state(), RECORD, {"41_3": RUNNING}, "running"),
         (state(), RECORD, None, "running"),
         (state(age=60), RECORD, None, "silent"),
+        (state(age=60), None, None, "stopped"),
         (state(age=60), RECORD, {"41_3": RUNNING}, "silent"),
         (state(age=60), RECORD, {"41_3": PENDING}, "pending"),
         (state(age=60), RECORD, {"41_3": NODE_FAIL}, "lost"),

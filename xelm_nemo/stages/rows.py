@@ -13,12 +13,13 @@ from xelm_nemo.errors import RunFolderError
 from xelm_nemo.expert.job import CHECKPOINTS, TrainJob
 from xelm_nemo.launch import slurm
 from xelm_nemo.launch.slurm import Queued
-from xelm_nemo.launch.state import CANCELLED, GO_ON, LOST, State, read_state
+from xelm_nemo.launch.state import CANCELLED, GO_ON, LOST, STOPPED, State, read_state
 from xelm_nemo.log import METRICS, read_metrics
 from xelm_nemo.stages.jobs import dense_job, expert_job, seed_job
 from xelm_nemo.stages.run import CONFIG, Run
 from xelm_nemo.stages.submit import is_finished, recorded
 
+UNDER_WAY = ("running", "starting", "pending", "silent")
 _PATIENCE_SECONDS = 3.0  # for SLURM: the files say nearly as much
 
 
@@ -116,7 +117,9 @@ def _fares(
     if own and own.end:
         return _ended(own)
     if own:  # silent, without an end
-        return (LOST, here.state if here else "") if queue_answers or not record else ("silent", "")
+        if lock.is_held(Path(job.folder)) or (record and not queue_answers):
+            return "silent", ""
+        return (LOST, here.state if here else "") if record else (STOPPED, "")
     if record:
         return ("failed", here.state) if here else ("pending", "")
     if lock.is_held(Path(job.folder)):

@@ -18,6 +18,8 @@ from xelm_nemo.stages.submit import Plan, is_finished, new_folder, plan, scripts
 
 logger = logging.getLogger(__name__)
 
+_PATIENCE_SECONDS = 60.0  # for the last job to let go of the run folder
+
 
 def run_on_slurm(run: Run, stages: Sequence[Stage], verb: str, only: Collection[str] = ()) -> None:
     """Submit what is missing, wait for it unless `wait=false`, and show what there is in the end.
@@ -31,6 +33,8 @@ def run_on_slurm(run: Run, stages: Sequence[Stage], verb: str, only: Collection[
     Raises:
         LaunchError: a job failed for good; the others have ended.
     """
+    # Jobs may be submitted from one place and looked after from another.
+    run = Run(dataclasses.replace(run.config, output=str(run.folder.resolve())))
     with lock.hold(run.folder):
         run.claim()
         folder = new_folder(run)
@@ -46,7 +50,7 @@ def run_on_slurm(run: Run, stages: Sequence[Stage], verb: str, only: Collection[
     else:
         with progress_of(list(planned.models)) as progress:
             follow(followed, on_tick=progress.tick)
-    with lock.hold(run.folder):
+    with lock.hold(run.folder, patience_seconds=_PATIENCE_SECONDS):
         for stage in stages:
             if stage.is_current(run):
                 stage.finish(run)

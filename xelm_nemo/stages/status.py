@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 
 from xelm_nemo import lock
-from xelm_nemo.stages.rows import Row, open_run, rows
+from xelm_nemo.stages.rows import UNDER_WAY, Row, open_run, rows
 from xelm_nemo.stages.run import Run
 
 _WATCH_SECONDS = 1.0
@@ -45,8 +45,10 @@ def show_status(folder: Path, *, watch: bool = False, as_json: bool = False) -> 
 
 
 def _table(run: Run) -> Table:
-    table = Table(title=f"{run.folder}: {'running' if lock.is_held(run.folder) else 'not running'}")
-    shown = [_cells(one) for one in rows(run)]
+    found = rows(run)
+    works = lock.is_held(run.folder) or any(one.state in UNDER_WAY for one in found)
+    table = Table(title=f"{run.folder}: {'running' if works else 'not running'}")
+    shown = [_cells(one) for one in found]
     for heading in [key for key in shown[0] if any(cells[key] for cells in shown)]:
         table.add_column(heading, justify="left" if heading in _WORDS else "right")
     for cells in shown:

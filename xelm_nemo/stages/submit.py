@@ -110,8 +110,7 @@ def submit_all(
 def new_folder(run: Run) -> Path:
     """A folder for a submission, with the configuration that its jobs will read."""
     folder = run.folder.resolve() / LAUNCH / time.strftime("%Y%m%dT%H%M%S")
-    config = dataclasses.replace(run.config, output=str(run.folder.resolve()))
-    write_atomic(folder / CONFIG, to_yaml(config))
+    write_atomic(folder / CONFIG, to_yaml(run.config))
     return folder
 
 

@@ -38,15 +38,18 @@ class Claim:
     folder: Path
     token: str
 
-    def check(self) -> None:
-        """See that nobody else has taken the folder; call it before anything takes its final name.
+    def is_good(self) -> bool:
+        """Whether nobody else has taken the folder."""
+        return _read(self.folder / LOCK).get("token") in (None, self.token)
 
-        Raises:
-            RunFolderError: another process has.
+    def insist(self) -> None:
+        """End this process if another has taken the folder; call it before anything takes its final name.
+
+        It ends at once, in the middle of whatever it does, and cleans up nothing: the folder is another's.
         """
-        found = _read(self.folder / LOCK)
-        if found.get("token") not in (None, self.token):
-            raise RunFolderError(_held(self.folder))
+        if not self.is_good():
+            os.write(sys.stderr.fileno(), f"error: {_held(self.folder)}\n".encode())
+            os._exit(FENCED)
 
 
 @contextlib.contextmanager
@@ -74,8 +77,7 @@ def hold(folder: Path, *, patience_seconds: float = 3.0) -> Iterator[Claim]:
                     time.sleep(LEASE_SECONDS)
                 yield claim
         finally:
-            with contextlib.suppress(RunFolderError):
-                claim.check()
+            if claim.is_good():
                 _write(file, {})
 
 
@@ -119,11 +121,7 @@ def _watched(claim: Claim) -> Iterator[None]:
 
     def look() -> None:
         while not over.wait(LOOK_SECONDS):
-            try:
-                claim.check()
-            except RunFolderError as error:
-                os.write(sys.stderr.fileno(), f"error: {error}\n".encode())
-                os._exit(FENCED)
+            claim.insist()
 
     over = threading.Event()
     watch = threading.Thread(target=look, name="lock", daemon=True)

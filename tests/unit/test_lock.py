@@ -81,19 +81,34 @@ def test_holder_ends_when_another_node_takes_the_folder(tmp_path, holder):
     assert holder.wait(timeout=lock.LOOK_SECONDS + 5) == FENCED
 
 
+NAMER = """
+import pathlib, sys
+from xelm_nemo import lock
+lock.LOOK_SECONDS = 3600
+with lock.hold(pathlib.Path(sys.argv[1])) as claim:
+    claim.insist()
+    print("held", flush=True)
+    sys.stdin.readline()
+    claim.insist()
+    print("named", flush=True)
+"""
+
+
 def test_nothing_takes_its_name_in_a_folder_that_another_took(tmp_path):
-    with lock.hold(tmp_path) as claim:
-        claim.check()
-        take(tmp_path, {"token": "theirs", "host": "elsewhere", "pid": 7, "since": "now", "job": "41"})
-        with pytest.raises(RunFolderError, match="held by process 7 on elsewhere in SLURM job 41 since now"):
-            claim.check()
-        take(tmp_path, {"token": claim.token})
+    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, "-c", NAMER, tmp_path], text=True, **streams)
+    assert process.stdout.readline() == "held\n"
+    take(tmp_path, {"token": "theirs", "host": "elsewhere", "pid": 7, "since": "now", "job": "41"})
+    output, error = process.communicate("go on\n")
+    assert (process.returncode, output) == (FENCED, "")
+    assert "held by process 7 on elsewhere in SLURM job 41 since now" in error
+    assert json.loads((tmp_path / lock.LOCK).read_text())["token"] == "theirs"
 
 
 def test_torn_lock_file_accuses_nobody(tmp_path):
     with lock.hold(tmp_path) as claim:
         (tmp_path / lock.LOCK).write_text('{"token": "the')
-        claim.check()
+        assert claim.is_good()
 
 
 @pytest.mark.parametrize(

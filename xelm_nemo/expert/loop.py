@@ -29,12 +29,12 @@ class Watch:
     Attributes:
         stop: whether this rank has been asked to stop.
         at_step: told of every finished iteration.
-        check_claim: raises when the folder has become another's; asked before a checkpoint takes its name.
+        insist: called before a checkpoint or the model takes its name; returns only if the folder is ours.
     """
 
     stop: Callable[[], bool] = lambda: False
     at_step: Callable[[int], None] = lambda iteration: None
-    check_claim: Callable[[], None] = lambda: None
+    insist: Callable[[], None] = lambda: None
 
 
 def train(job: TrainJob, watch: Watch = Watch()) -> None:
@@ -108,7 +108,7 @@ class Trainer:
 
     def _save(self) -> None:
         self._check_finite("loss", float(self.loss))
-        self.checkpoints.save(self.iteration, self.core, self.optimizer, before_naming=self.watch.check_claim)
+        self.checkpoints.save(self.iteration, self.core, self.optimizer, before_naming=self.watch.insist)
         self.saved = self.iteration
 
     def _step(self) -> tuple[torch.Tensor, float]:
@@ -148,5 +148,5 @@ class Trainer:
             parent=job.init,
             name=job.name,
         )
-        store.save_model(job.model_folder, self.core, facts, job.recipe())
+        store.save_model(job.model_folder, self.core, facts, job.recipe(), before_naming=self.watch.insist)
         log.info("%s: finished; the model is in %s", job.name, job.model_folder)

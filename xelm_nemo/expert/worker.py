@@ -37,7 +37,7 @@ def work(job: TrainJob, rank: int, stop: StopRequest) -> None:
             return
         with attempt(folder, lambda: slurm.why_stopped(stop.signal)) as own:
             drop_stale(job)
-            _train(job, stop, at_step=own.at_step, check_claim=claim.check)
+            _train(job, stop, at_step=own.at_step, insist=claim.insist)
 
 
 def _train(job: TrainJob, stop: StopRequest, **ties: Callable[..., None]) -> None:

@@ -79,6 +79,7 @@ EXTRAS = {
         "tiktoken",
         "transformers~=4.57",
     ],
+    "typology": ["lang2vec>=1.1.2"],  # its data alone, for languages beyond the package's 68
     "eval": ["lm_eval>=0.4.9"],
     "parquet": ["pyarrow<21"],
     "dev": [

@@ -24,7 +24,7 @@ LEFT_OUT = {
     "gpu": ("{devices}", "make test-gpu"),
     "multigpu": ("{devices}", "make test-gpu"),
     "slow": ("each takes more than ten seconds", "make test-slow"),
-    "slurm": ("they need a SLURM controller", "pytest -m slurm"),
+    "slurm": ("they start a SLURM on this machine", "make test-slurm"),
     "nemo": ("they need NeMo, which takes long to import", "make test-nemo"),
 }
 DESELECTED = pytest.StashKey[Counter]()

@@ -3,15 +3,20 @@
 import sys
 from collections.abc import Callable
 
-from xelm_nemo.errors import XelmError
+from xelm_nemo.errors import Stopped, XelmError
 
 USER_ERROR, INTERRUPTED = 2, 130
+AGAIN = 75  # stopped on request with everything saved; the same command goes on
+FENCED = 76  # another process has taken the folder; it, and not this one, goes on
 
 
 def run(main: Callable[[], None]) -> int:
     """Call a command's body and return its exit code."""
     try:
         main()
+    except Stopped as stopped:
+        sys.stderr.write(f"{stopped}\n")
+        return AGAIN
     except XelmError as error:
         sys.stderr.write(f"error: {error}\n")
         return USER_ERROR

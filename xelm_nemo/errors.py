@@ -31,3 +31,7 @@ class LaunchError(XelmError):
 
 class TrainingError(XelmError):
     """Training that cannot go on, such as a loss that is no longer a number."""
+
+
+class Stopped(XelmError):
+    """No failure: work that was asked to stop and has saved what it did. The same command goes on."""

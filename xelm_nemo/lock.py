@@ -1,25 +1,62 @@
-"""One writer a folder: a lock that dies with its holder and says who holds it."""
+"""One writer a folder, also where a file system's locks mean nothing to other nodes.
+
+Two guards, one behind the other. The first is flock: it dies with its holder, and refuses a second one
+wherever the file system keeps it (local disks, NFS, Lustre mounted with `flock`). The second is for where it
+does not (Lustre with `localflock`, an NFS client cut off): each holder writes a token of its own into the
+lock file, and whoever finds another token there stops. A new holder waits until an earlier one on another
+node, if it still lived, must have looked.
+"""
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
 import socket
 import sys
+import threading
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Any, BinaryIO
 
+from xelm_nemo.command import FENCED
 from xelm_nemo.errors import RunFolderError
 
 LOCK = ".lock"
+LOOK_SECONDS = 2.0  # how often a holder looks whether the folder is still its own
+LEASE_SECONDS = 10.0  # how long a new holder waits for one on another node that did not let go
 _POLL_SECONDS = 0.1
+_MAX_BYTES = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """A held folder."""
+
+    folder: Path
+    token: str
+
+    def is_good(self) -> bool:
+        """Whether nobody else has taken the folder."""
+        return _read(self.folder / LOCK).get("token") in (None, self.token)
+
+    def insist(self) -> None:
+        """End this process if another has taken the folder; call it before anything takes its final name.
+
+        It ends at once, in the middle of whatever it does, and cleans up nothing: the folder is another's.
+        """
+        if not self.is_good():
+            os.write(sys.stderr.fileno(), f"error: {_held(self.folder)}\n".encode())
+            os._exit(FENCED)
 
 
 @contextlib.contextmanager
-def hold(folder: Path, *, patience_seconds: float = 3.0) -> Iterator[None]:
+def hold(folder: Path, *, patience_seconds: float = 3.0) -> Iterator[Claim]:
     """Hold the folder for the length of the block; the system lets go however this process ends.
+
+    When another node takes the folder meanwhile, this process ends within LOOK_SECONDS.
 
     Args:
         folder: is made when it does not exist.
@@ -31,10 +68,17 @@ def hold(folder: Path, *, patience_seconds: float = 3.0) -> Iterator[None]:
     """
     with _open(folder) as file:
         _acquire(file.fileno(), folder, patience_seconds)
-        file.truncate(0)
-        file.write(json.dumps(_holder()))
-        file.flush()
-        yield
+        earlier = _read(folder / LOCK)
+        claim = Claim(folder, uuid.uuid4().hex)
+        _write(file, _holder() | {"token": claim.token})
+        try:
+            with _watched(claim):
+                if earlier.get("token") and earlier.get("host") != socket.gethostname():
+                    time.sleep(LEASE_SECONDS)
+                yield claim
+        finally:
+            if claim.is_good():
+                _write(file, {})
 
 
 def is_held(folder: Path) -> bool:
@@ -49,10 +93,10 @@ def is_held(folder: Path) -> bool:
     return False
 
 
-def _open(folder: Path) -> TextIO:
+def _open(folder: Path) -> BinaryIO:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return (folder / LOCK).open("a+")
+        return os.fdopen(os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
     except OSError as error:
         raise RunFolderError(
             f"{folder} cannot be made or written to ({error.strerror}: {error.filename}); "
@@ -71,16 +115,60 @@ def _acquire(descriptor: int, folder: Path, patience_seconds: float) -> None:
             time.sleep(_POLL_SECONDS)
 
 
-def _holder() -> dict[str, object]:
-    started = time.strftime("%Y-%m-%d %H:%M:%S")
-    return {"host": socket.gethostname(), "pid": os.getpid(), "since": started, "command": " ".join(sys.argv)}
+@contextlib.contextmanager
+def _watched(claim: Claim) -> Iterator[None]:
+    """End this process at once if the folder becomes another's, whatever it is doing."""
+
+    def look() -> None:
+        while not over.wait(LOOK_SECONDS):
+            claim.insist()
+
+    over = threading.Event()
+    watch = threading.Thread(target=look, name="lock", daemon=True)
+    watch.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watch.join()
+
+
+def _write(file: BinaryIO, holder: dict[str, Any]) -> None:
+    # In place, in one piece: on NFS a reader that opens the same file sees what was written last, while
+    # a file put in its place may stay unseen as long as the folder's entries are cached.
+    data = json.dumps(holder).encode()[:_MAX_BYTES]
+    os.pwrite(file.fileno(), data, 0)
+    os.ftruncate(file.fileno(), len(data))
+    os.fsync(file.fileno())
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What the lock file says; nothing where it is torn or cannot be read, which accuses nobody."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _holder() -> dict[str, Any]:
+    started, job = time.strftime("%Y-%m-%d %H:%M:%S"), os.environ.get("SLURM_JOB_ID")
+    command = " ".join(sys.argv)[: _MAX_BYTES // 4]
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "job": job,
+        "since": started,
+        "command": command,
+    }
 
 
 def _held(folder: Path) -> str:
-    try:
-        holder = json.loads((folder / LOCK).read_text())
-        who = f"process {holder['pid']} on {holder['host']} since {holder['since']}"
+    holder = _read(folder / LOCK)
+    if "pid" in holder:
+        job = f" in SLURM job {holder['job']}" if holder.get("job") else ""
+        who = f"process {holder['pid']} on {holder['host']}{job} since {holder['since']}"
         stop = f"stop it with `kill {holder['pid']}`"
-    except (ValueError, KeyError):  # taken this moment, its name not yet written
+    else:  # taken this moment, its name not yet written
         who, stop = "another process", "stop it"
     return f"{folder} is held by {who}; wait for it, {stop}, or set output=DIR to another folder."

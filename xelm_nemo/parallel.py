@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -68,6 +69,38 @@ def model_parallel(
         parallel_state.destroy_model_parallel()
         dist.destroy_process_group()
         device.release()
+
+
+class Agreement:
+    """Tells all ranks at the same step that one of them wants something, such as to stop.
+
+    The ranks talk over gloo, so that no step waits for the device, and each answer is that of the call
+    before, so that no rank waits for another: it came while the step ran.
+    """
+
+    def __init__(self) -> None:
+        """All ranks call it."""
+        self._group = dist.new_group(backend="gloo") if dist.get_world_size() > 1 else None
+        self._pending: tuple[Any, torch.Tensor] | None = None
+
+    def any(self, mine: bool) -> bool:
+        """True on all ranks from the call after the one where a rank said True. All ranks call it."""
+        if self._group is None:
+            return mine
+        agreed = self.settle()
+        if not agreed:
+            said = torch.tensor([int(mine)], dtype=torch.int32)
+            work = dist.all_reduce(said, dist.ReduceOp.MAX, group=self._group, async_op=True)
+            self._pending = (work, said)
+        return agreed
+
+    def settle(self) -> bool:
+        """The answer to the last call, which no rank may leave unheard."""
+        if self._pending is None:
+            return False
+        (work, said), self._pending = self._pending, None
+        work.wait()
+        return bool(said.item())
 
 
 def _init_process_group(world_size: int, timeout_seconds: float) -> None:

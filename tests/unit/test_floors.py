@@ -19,8 +19,8 @@ ENTRY_POINTS = {
 # a piece belongs one floor lower. `settings` stands for every config.py that lies in a unit's folder.
 FLOORS = [
     {"kernels", "_csrc", "errors"},
-    {"files", "command", "device", "lock", "settings"},
-    {"artifacts", "log", "parallel"},
+    {"files", "command", "device", "settings"},
+    {"artifacts", "lock", "log", "parallel"},
     {"corpus", "clustering", "model", "rounds", "launch"},
     {"shards", "checkpoint", "router"},
     {"expert", "ensemble", "merge", "nemo"},

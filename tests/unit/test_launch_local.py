@@ -1,14 +1,20 @@
 """Jobs are real processes; the workers are small modules that the tests write."""
 
+import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
-from xelm_nemo.errors import LaunchError
-from xelm_nemo.launch.local import LAUNCHER, Job, die_with_launcher, run_jobs
+from xelm_nemo.errors import LaunchError, Stopped
+from xelm_nemo.launch.job import Job
+from xelm_nemo.launch.local import LAUNCHER, die_with_launcher, run_jobs
+
+ROOT = Path(__file__).resolve().parents[2]
 
 WORKER = """
 import os, pathlib, sys, time
@@ -25,6 +31,20 @@ if folder.name.startswith("half") and os.environ["RANK"] == "1":
     sys.exit(3)
 if folder.name.startswith("half"):
     time.sleep(60)
+"""
+
+PATIENT_WORKER = """
+import pathlib, sys, time
+from xelm_nemo.launch import signals
+folder = pathlib.Path(sys.argv[1])
+with signals.caught(["USR2"]) as stop:
+    starts = len(list(folder.glob("start*")))
+    (folder / f"start{starts}").touch()
+    deadline = time.monotonic() + 60
+    while not stop and not (folder / "enough").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+sys.exit(75 if stop else 0)
 """
 
 
@@ -96,6 +116,45 @@ def test_only_the_gpus_that_were_given_are_used(job, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
     run_jobs([job("one"), job("two")], max_parallel=2, gpus=2)
     assert {(job(name).folder / "rank0").read_text() for name in ("one", "two")} == {"1 5", "1 7"}
+
+
+@pytest.fixture
+def patient(tmp_path, monkeypatch):
+    """A job that runs until it is stopped or told that it is enough."""
+    (tmp_path / "patient.py").write_text(PATIENT_WORKER)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}:{os.environ.get('PYTHONPATH', '')}")
+    before = signal.getsignal(signal.SIGUSR2)
+    yield lambda name: Job(name, "patient", tmp_path / name)
+    signal.signal(signal.SIGUSR2, before)
+
+
+def test_worker_that_a_signal_stopped_is_started_again(patient):
+    job, told = patient("one"), []
+
+    def tick():
+        if not told and (job.folder / "start0").exists():
+            (worker,) = psutil.Process().children()
+            worker.send_signal(signal.SIGUSR2)
+            told.append(worker)
+        if (job.folder / "start1").exists():
+            (job.folder / "enough").touch()
+
+    run_jobs([job], max_parallel=1, gpus=0, on_tick=tick)
+    assert told and not (job.folder / "start2").exists()
+
+
+def test_signal_to_the_launcher_stops_every_job_and_starts_no_other(patient):
+    jobs, told = [patient(name) for name in ("one", "two", "three")], []
+
+    def tick():
+        if not told and all((job.folder / "start0").exists() for job in jobs[:2]):
+            os.kill(os.getpid(), signal.SIGUSR2)
+            told.append(True)
+
+    with pytest.raises(Stopped, match="stopped by SIGUSR2; what ran is saved"):
+        run_jobs(jobs, max_parallel=2, gpus=0, on_tick=tick)
+    assert not jobs[2].folder.exists()
+    assert not psutil.Process().children()
 
 
 def test_progress_is_asked_for_while_jobs_run(job):

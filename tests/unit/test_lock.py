@@ -1,14 +1,18 @@
+import json
+import socket
 import subprocess
 import sys
 
 import pytest
 
 from xelm_nemo import lock
+from xelm_nemo.command import FENCED
 from xelm_nemo.errors import RunFolderError
 
 HOLDER = """
 import pathlib, sys, time
 from xelm_nemo import lock
+from xelm_nemo.command import FENCED
 with lock.hold(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -65,3 +69,60 @@ def test_place_without_the_right_to_write_is_named(tmp_path, monkeypatch):
 def test_error_inside_the_block_is_not_taken_for_the_folders(tmp_path):
     with pytest.raises(FileNotFoundError), lock.hold(tmp_path):
         (tmp_path / "missing").read_text()
+
+
+def take(folder, holder):
+    """What a process of another node does where locks mean nothing to it: it writes its own name."""
+    (folder / lock.LOCK).write_text(json.dumps(holder))
+
+
+def test_holder_ends_when_another_node_takes_the_folder(tmp_path, holder):
+    take(tmp_path, {"token": "theirs", "host": "elsewhere", "pid": 1, "since": "now"})
+    assert holder.wait(timeout=lock.LOOK_SECONDS + 5) == FENCED
+
+
+NAMER = """
+import pathlib, sys
+from xelm_nemo import lock
+lock.LOOK_SECONDS = 3600
+with lock.hold(pathlib.Path(sys.argv[1])) as claim:
+    claim.insist()
+    print("held", flush=True)
+    sys.stdin.readline()
+    claim.insist()
+    print("named", flush=True)
+"""
+
+
+def test_nothing_takes_its_name_in_a_folder_that_another_took(tmp_path):
+    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, "-c", NAMER, tmp_path], text=True, **streams)
+    assert process.stdout.readline() == "held\n"
+    take(tmp_path, {"token": "theirs", "host": "elsewhere", "pid": 7, "since": "now", "job": "41"})
+    output, error = process.communicate("go on\n")
+    assert (process.returncode, output) == (FENCED, "")
+    assert "held by process 7 on elsewhere in SLURM job 41 since now" in error
+    assert json.loads((tmp_path / lock.LOCK).read_text())["token"] == "theirs"
+
+
+def test_torn_lock_file_accuses_nobody(tmp_path):
+    with lock.hold(tmp_path) as claim:
+        (tmp_path / lock.LOCK).write_text('{"token": "the')
+        assert claim.is_good()
+
+
+@pytest.mark.parametrize(
+    "earlier, waits",
+    [
+        ({}, 0),
+        ({"token": "old", "host": socket.gethostname()}, 0),
+        ({"token": "old", "host": "elsewhere"}, 1),
+    ],
+)
+def test_new_holder_waits_for_one_of_another_node_that_did_not_let_go(tmp_path, monkeypatch, earlier, waits):
+    slept = []
+    take(tmp_path, earlier)
+    monkeypatch.setattr(lock.time, "sleep", slept.append)
+    with lock.hold(tmp_path):
+        assert slept == [lock.LEASE_SECONDS] * waits
+    assert (tmp_path / lock.LOCK).read_text() == "{}"

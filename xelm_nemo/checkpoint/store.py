@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,19 @@ writer.use_threads()
 # --- Finished models ------------------------------------------------------------------------------
 
 
-def save_model(folder: Path, model: DecoderModel, facts: ModelFacts, recipe: Recipe) -> None:
-    """Write a model folder: `weights/` under NeMo's key names and `model.json`. All ranks call it."""
-    with _collective_folder(folder, recipe) as part:
+def save_model(
+    folder: Path,
+    model: DecoderModel,
+    facts: ModelFacts,
+    recipe: Recipe,
+    *,
+    before_naming: Callable[[], None] = lambda: None,
+) -> None:
+    """Write a model folder: `weights/` under NeMo's key names and `model.json`. All ranks call it.
+
+    `before_naming` is called on rank 0 when all is written.
+    """
+    with _collective_folder(folder, recipe, before_naming) as part:
         (part / WEIGHTS).mkdir(exist_ok=True)
         dist.barrier()
         _save(_weights(model), part / WEIGHTS)
@@ -111,10 +121,24 @@ class Checkpoints:
         matches = (_ITERATION_FOLDER.fullmatch(path.name) for path in self._folder.glob("iter_*"))
         return sorted(int(match[1]) for match in matches if match)
 
-    def save(self, iteration: int, model: DecoderModel, optimizer: Any) -> None:
-        """Write model and optimizer; older states beyond `keep` go afterwards. All ranks call it."""
+    def save(
+        self,
+        iteration: int,
+        model: DecoderModel,
+        optimizer: Any,
+        *,
+        before_naming: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Write model and optimizer; older states beyond `keep` go afterwards. All ranks call it.
+
+        Args:
+            iteration: of the state.
+            model: with the optimizer, what is saved.
+            optimizer: of the model.
+            before_naming: called on rank 0 when all is written.
+        """
         recipe = Recipe("checkpoint", {"iteration": iteration})
-        with _collective_folder(self._path(iteration), recipe) as part:
+        with _collective_folder(self._path(iteration), recipe, before_naming) as part:
             _save(self._state(model, optimizer, loading=False), part)
         if dist.get_rank() == 0:
             for old in self.iterations()[: -self._keep]:
@@ -166,7 +190,7 @@ def _load(sharded_state: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _collective_folder(folder: Path, recipe: Recipe) -> Iterator[Path]:
+def _collective_folder(folder: Path, recipe: Recipe, before_naming: Callable[[], None]) -> Iterator[Path]:
     """Rank 0 makes the folder, all ranks fill it, rank 0 gives it its name once it is whole."""
     part, stamp = folder.with_name(f".{folder.name}.part"), recipe.stamp()
     if dist.get_rank() == 0:
@@ -179,4 +203,5 @@ def _collective_folder(folder: Path, recipe: Recipe) -> Iterator[Path]:
         dist.barrier()
         if dist.get_rank() == 0:
             artifacts.write_manifest(part, stamp)
+            before_naming()
     dist.barrier()

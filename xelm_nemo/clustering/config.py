@@ -17,6 +17,7 @@ class ClusteringConfig:
     assignment: str | None = None  # a folder of upstream's {sp_id, cluster} files, used instead of assigning
     remap: str | None = None  # from=to: how an sp_id of these begins, and how it begins in this corpus
     # tf-idf
+    source: str | None = None  # a folder with upstream's tfidf.pkl and kmeans.pkl; None fits a clusterer here
     analyzer: str = "word"  # upstream's word tokens; "char_wb" for corpora with unspaced scripts
     ngram_range: list[int] = field(default_factory=lambda: [1, 1])
     stop_words: list[str] = field(default_factory=list)  # of these languages; [] leaves every word in

@@ -1,7 +1,7 @@
 """Documents as points: tf-idf, reduced by an SVD, on the unit sphere.
 
 The pipeline of c-BTM and X-ELM (their `train_clusterer`): the terms and the values of `clustering.tfidf`;
-scikit-learn's TruncatedSVD, here seeded; unit rows again. Besides upstream's words there are character
+a truncated SVD, here seeded; unit rows again. Besides upstream's words there are character
 n-grams within words ("char_wb"), for scripts that put no spaces between words; these keep digits and know no
 stop words.
 
@@ -17,8 +17,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from xelm_nemo import device
 from xelm_nemo.clustering.config import ClusteringConfig
 from xelm_nemo.clustering.stop_words import stop_words
+from xelm_nemo.clustering.svd import right_singular_vectors
 from xelm_nemo.clustering.tfidf import TfidfVectorizer, too_few_terms
 from xelm_nemo.errors import ArtifactError, ConfigError
 from xelm_nemo.files import load_arrays, read_json, save_arrays, write_json
@@ -59,8 +61,6 @@ class TextFeatures:
         Raises:
             ConfigError: a setting that cannot work, or texts with fewer than two terms.
         """
-        from sklearn.decomposition import TruncatedSVD
-
         settings = FeatureSettings(
             config.analyzer, tuple(config.ngram_range), config.max_features, stop_words(config.stop_words)
         )
@@ -74,9 +74,8 @@ class TextFeatures:
         if len(terms) < 2:
             raise too_few_terms(config.analyzer, len(terms), len(texts))
         dim = max(1, min(config.svd_dim, len(texts) - 1, len(terms) - 1))
-        with np.errstate(invalid="ignore"):  # the explained variance of a single document is 0 / 0
-            svd = TruncatedSVD(dim, random_state=config.seed).fit(tfidf)
-        return cls(settings, terms, vectorizer.idf_, np.ascontiguousarray(svd.components_))
+        components = right_singular_vectors(tfidf, dim, seed=config.seed, device=device.device())
+        return cls(settings, terms, vectorizer.idf_, components)
 
     def transform(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """[N, D] unit rows; the row of a text without a known term is zero."""

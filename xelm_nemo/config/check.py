@@ -29,6 +29,7 @@ def check(config: RunConfig) -> None:
         *_seed_model(config),
         *_clusters(config),
         *_batches(config),
+        *_nodes(config),
         *(_sizes(config) if config.seed_model.source == "random" else []),
         *rule_problems(config.evaluation, can_route=config.clustering.method == "tfidf"),
     ]
@@ -124,6 +125,18 @@ def _batches(config: RunConfig) -> list[str]:
             f"experts see ({step} x {training.train_iters} sequences)"
         )
     return problems
+
+
+def _nodes(config: RunConfig) -> list[str]:
+    layout, on_node = config.parallel, config.launch.slurm.ranks_per_node
+    ranks = layout.tensor_model_parallel_size * layout.pipeline_model_parallel_size
+    ranks *= layout.data_parallel_size
+    if config.launch.name != "slurm" or ranks <= on_node or ranks % on_node == 0:
+        return []
+    return [
+        f"launch.slurm.ranks_per_node={on_node} leaves a node half empty with the {ranks} ranks of "
+        f"parallel.*; use one of {[n for n in range(1, ranks + 1) if ranks % n == 0]}"
+    ]
 
 
 def _sizes(config: RunConfig) -> list[str]:

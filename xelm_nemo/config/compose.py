@@ -55,14 +55,15 @@ def to_yaml(config: Any) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
-def from_yaml(path: Path) -> RunConfig:
-    """A configuration that `to_yaml` wrote.
+def from_yaml(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """A configuration that `to_yaml` wrote, with some `key=value` over it.
 
     Raises:
         ConfigError: the file is no configuration of this version.
     """
     try:
-        loaded = OmegaConf.merge(_unlocked(OmegaConf.structured(RunConfig)), OmegaConf.load(path))
+        over = OmegaConf.from_dotlist(list(overrides))
+        loaded = OmegaConf.merge(_unlocked(OmegaConf.structured(RunConfig)), OmegaConf.load(path), over)
         config = OmegaConf.to_object(loaded)
     except (OSError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path} is no run configuration: {str(error).splitlines()[0]}") from error

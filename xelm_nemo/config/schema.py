@@ -18,6 +18,7 @@ from xelm_nemo.router.config import RouterConfig
 FREE_KEYS = (
     "output",
     "finish_with",
+    "wait",
     "dry_run",
     "launch",
     "parallel",
@@ -54,6 +55,7 @@ class RunConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     finish_with: list[str] = field(default_factory=list)  # stages that follow training: evaluate, export
+    wait: bool = True  # with launch=slurm: until the jobs have ended; false returns once they are submitted
     dry_run: bool = False  # print the configuration and the plan, and touch nothing
 
     @property
@@ -98,7 +100,7 @@ class ExportConfig:
 def differing_keys(mine: RunConfig, theirs: RunConfig) -> list[str]:
     """The keys, `a.b` for nested ones, whose values make these two different runs."""
     ours, recorded = _flat(dataclasses.asdict(mine)), _flat(dataclasses.asdict(theirs))
-    return [key for key, value in ours.items() if value != recorded[key] and not _is_free(key)]
+    return [key for key, value in ours.items() if not _is_free(key) and value != recorded[key]]
 
 
 def _is_free(key: str) -> bool:

@@ -6,6 +6,7 @@ from operator import attrgetter
 from typing import Any
 
 from xelm_nemo.config.schema import RunConfig
+from xelm_nemo.launch.config import STOP_SIGNALS
 from xelm_nemo.model.config import ACTIVATIONS, ARCHITECTURES
 
 FINISHING_STAGES = ("evaluate", "export")
@@ -49,6 +50,13 @@ AT_LEAST = {
     "evaluation.bootstrap_samples": 1,
     "launch.max_parallel": 1,
     "launch.threads": 1,
+    "launch.slurm.time": 1,
+    "launch.slurm.ranks_per_node": 1,
+    "launch.slurm.gpus_per_rank": 0,
+    "launch.slurm.cpus_per_rank": 1,
+    "launch.slurm.mem_gb": 0,
+    "launch.slurm.grace_seconds": 1,
+    "launch.slurm.max_crashes": 0,
 }
 ABOVE_ZERO = (
     *("optim.lr", "optim.adam_eps", "seed_model.lr", "dense.lr"),
@@ -68,7 +76,7 @@ CHOICES = {
     "precision.params_dtype": ("auto", "fp32", "bf16"),
     "seed_model.source": ("hf", "metaseq", "nemo", "random"),
     "router.rule": ("upstream", "paper"),
-    "launch.name": ("local",),
+    "launch.name": ("local", "slurm"),
 }
 
 
@@ -97,6 +105,9 @@ def choice_problems(config: RunConfig) -> list[str]:
     unknown = [stage for stage in config.finish_with if stage not in FINISHING_STAGES]
     if unknown:
         problems.append(f"finish_with={unknown} are not stages after training; use {list(FINISHING_STAGES)}")
+    signals = config.launch.stop_signals
+    if not signals or not set(signals) <= set(STOP_SIGNALS):
+        problems.append(f"launch.stop_signals={signals} must be some of {list(STOP_SIGNALS)}; use [USR2]")
     ngram_range = config.clustering.ngram_range
     if len(ngram_range) != 2 or not 1 <= ngram_range[0] <= ngram_range[1]:
         problems.append(

@@ -1,12 +1,14 @@
 """One model to train, as a file: everything a worker needs, readable by eye."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.errors import ArtifactError
 from xelm_nemo.expert.config import OptimConfig
 from xelm_nemo.files import read_json, write_json
+from xelm_nemo.launch import signals
 from xelm_nemo.model.config import ModelConfig, ParallelConfig, recorded_settings
 
 JOB = "job.json"
@@ -16,7 +18,7 @@ MODEL = "model"  # the finished model folder inside the job's folder
 # Places, layout and screens: what the trained weights do not depend on.
 _NOT_IDENTITY = {
     *("folder", "init", "tokens", "tokenizer", "parallel", "threads"),
-    *("log_interval", "save_interval", "eval_interval", "eval_sequences"),
+    *("log_interval", "save_interval", "eval_interval", "eval_sequences", "stop_signals"),
 }
 
 
@@ -44,6 +46,7 @@ class TrainJob:
     eval_interval: int
     eval_sequences: int
     threads: int = 1
+    stop_signals: Sequence[str] = signals.DEFAULT  # save and end on these, to go on when started again
 
     @property
     def model_folder(self) -> Path:
@@ -63,7 +66,7 @@ class TrainJob:
 
     def save(self) -> None:
         """Write `job.json` into the job's folder."""
-        write_json(Path(self.folder) / JOB, dataclasses.asdict(self))
+        write_json(Path(self.folder) / JOB, dataclasses.asdict(self), only_if_changed=True)
 
     @classmethod
     def load(cls, folder: Path) -> "TrainJob":

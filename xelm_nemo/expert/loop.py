@@ -2,6 +2,8 @@
 
 import logging
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,7 +12,7 @@ from xelm_nemo import parallel
 from xelm_nemo.checkpoint import store
 from xelm_nemo.checkpoint.facts import ModelFacts
 from xelm_nemo.checkpoint.lazy import DTYPES
-from xelm_nemo.errors import TrainingError
+from xelm_nemo.errors import Stopped, TrainingError
 from xelm_nemo.expert.config import learning_rate
 from xelm_nemo.expert.data import Batches, check_vocabulary
 from xelm_nemo.expert.job import CHECKPOINTS, TrainJob
@@ -22,7 +24,22 @@ from xelm_nemo.parallel import Layout
 log = logging.getLogger(__name__)
 
 
-def train(job: TrainJob) -> None:
+@dataclass(frozen=True)
+class Watch:
+    """What a run is tied to outside of its job: nothing, in a test or at a prompt.
+
+    Attributes:
+        stop: whether this rank has been asked to stop.
+        at_step: told of every finished iteration.
+        insist: called before a checkpoint or the model takes its name; returns only if the folder is ours.
+    """
+
+    stop: Callable[[], bool] = lambda: False
+    at_step: Callable[[int], None] = lambda iteration: None
+    insist: Callable[[], None] = lambda: None
+
+
+def train(job: TrainJob, watch: Watch = Watch()) -> None:
     """Train the job's model from its newest checkpoint, or from its seed model, to `train_iters`.
 
     Killed at any moment and called again, it ends with the same weights, bit for bit: data order and
@@ -31,6 +48,7 @@ def train(job: TrainJob) -> None:
     Raises:
         ConfigError: the tokenizer has ids that the model has no weights for.
         TrainingError: the gradient or the loss is no longer finite; the last checkpoint stays.
+        Stopped: a rank was asked to stop; the step it was in is finished and saved.
     """
     sizes = job.parallel
     with parallel.model_parallel(
@@ -39,23 +57,25 @@ def train(job: TrainJob) -> None:
         seed=job.seed,
         threads=job.threads,
     ) as layout:
-        Trainer(job, layout).run()
+        Trainer(job, layout, watch).run()
 
 
 class Trainer:
     """The state of one run: model, optimizer, data, and how far it has come."""
 
-    def __init__(self, job: TrainJob, layout: Layout) -> None:
+    def __init__(self, job: TrainJob, layout: Layout, watch: Watch) -> None:
         """Build the model and take up the newest checkpoint."""
         folder = Path(job.folder)
-        self.job, self.layout = job, layout
+        self.job, self.layout, self.watch = job, layout, watch
         check_vocabulary(job)
         self.core = store.load_model(Path(job.init), job.parallel, dtype=DTYPES[job.dtype], shape=job.shape)
         self.model = wrap(self.core)
         self.optimizer = make_optimizer(job.optim, self.model)
         self.batches = Batches(job, layout)
         self.checkpoints = store.Checkpoints(folder / CHECKPOINTS)
-        self.iteration = self.checkpoints.load_latest(self.core, self.optimizer)
+        self.iteration = self.saved = self.checkpoints.load_latest(self.core, self.optimizer)
+        self.loss = torch.zeros(())  # of the last step, on its device
+        self.agreement = parallel.Agreement()
         self.screen = Screen(job, resume_at=self.iteration) if layout.rank == 0 else None
 
     def run(self) -> None:
@@ -65,19 +85,31 @@ class Trainer:
         if not self.batches.can_validate:
             log.info("%s: no validation document in its clusters, so it trains without validation", job.name)
         self.model.train()
+        self.watch.at_step(self.iteration)
         while self.iteration < job.train_iters:
+            if self.agreement.any(self.watch.stop()):
+                self._stop()
             loss, grad_norm = self._step()
             self._check_finite("gradient norm", grad_norm)
-            logs, saves = self._due(job.log_interval), self._due(job.save_interval)
-            if logs or saves:  # elsewhere the loss stays on its device: to look at it is to wait for it
+            if self._due(job.log_interval):  # elsewhere the loss stays on its device: to look is to wait
                 self._check_finite("loss", float(loss))
-            if logs:
                 self._show(loss=float(loss), grad_norm=grad_norm)
             if self.batches.can_validate and self._due(job.eval_interval):
                 self._show(valid_loss=float(valid_loss(self.model, self.batches.valid())))
-            if saves:
-                self.checkpoints.save(self.iteration, self.core, self.optimizer)
+            if self._due(job.save_interval):
+                self._save()
+        self.agreement.settle()
         self._save_model()
+
+    def _stop(self) -> None:
+        if self.saved < self.iteration:
+            self._save()
+        raise Stopped(f"{self.job.name}: stopped at iteration {self.iteration}, which is saved")
+
+    def _save(self) -> None:
+        self._check_finite("loss", float(self.loss))
+        self.checkpoints.save(self.iteration, self.core, self.optimizer, before_naming=self.watch.insist)
+        self.saved = self.iteration
 
     def _step(self) -> tuple[torch.Tensor, float]:
         job = self.job
@@ -85,7 +117,8 @@ class Trainer:
         seed_dropout(job.seed, self.iteration, self.layout)
         batches = self.batches.train(self.iteration)
         loss, grad_norm = train_step(self.model, self.optimizer, batches, self.batches.micro_batches)
-        self.iteration += 1
+        self.iteration, self.loss = self.iteration + 1, loss
+        self.watch.at_step(self.iteration)
         return loss, grad_norm
 
     def _due(self, interval: int) -> bool:
@@ -115,5 +148,5 @@ class Trainer:
             parent=job.init,
             name=job.name,
         )
-        store.save_model(job.model_folder, self.core, facts, job.recipe())
+        store.save_model(job.model_folder, self.core, facts, job.recipe(), before_naming=self.watch.insist)
         log.info("%s: finished; the model is in %s", job.name, job.model_folder)

@@ -10,32 +10,15 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from xelm_nemo.errors import LaunchError
+from xelm_nemo.command import AGAIN
+from xelm_nemo.errors import LaunchError, Stopped
+from xelm_nemo.launch import signals
+from xelm_nemo.launch.job import LOG, VARIABLES, Job, last_words, record_end
 
-LOG = "train.log"
 LAUNCHER = "XELM_LAUNCHER_PID"  # tells a worker whose death is its own
 _POLL_SECONDS = 0.2
-_LAST_LINES = 3
 _PR_SET_PDEATHSIG = 1
-
-
-@dataclass(frozen=True)
-class Job:
-    """A Python module to run on some ranks; `python -m <module> <folder>` on each.
-
-    Attributes:
-        name: for people.
-        module: the worker.
-        folder: its only argument, and where its log goes.
-        num_ranks: processes that work together.
-    """
-
-    name: str
-    module: str
-    folder: Path
-    num_ranks: int = 1
 
 
 @dataclass
@@ -46,10 +29,15 @@ class _Running:
     ranks: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def exit_code(self) -> int | None:
-        """0 once all ranks are done, the first bad code once one failed, None while they run."""
+        """The first bad code once a rank failed, 0 or AGAIN once all ranks are done, else None."""
         codes = [rank.poll() for rank in self.ranks]
-        failed = [code for code in codes if code]
-        return failed[0] if failed else (None if None in codes else 0)
+        failed = [code for code in codes if code not in (None, 0, AGAIN)]
+        done = None if None in codes else max(code or 0 for code in codes)
+        return failed[0] if failed else done
+
+    def send(self, name: str) -> None:
+        for rank in self.ranks:
+            rank.send_signal(signal.Signals[name])
 
     def stop(self) -> None:
         for rank in self.ranks:
@@ -59,37 +47,55 @@ class _Running:
 
 
 def run_jobs(
-    jobs: Sequence[Job], *, max_parallel: int, gpus: int, on_tick: Callable[[], None] = lambda: None
+    jobs: Sequence[Job],
+    *,
+    max_parallel: int,
+    gpus: int,
+    on_tick: Callable[[], None] = lambda: None,
+    stop_signals: Sequence[str] = signals.DEFAULT,
 ) -> None:
     """Run all jobs, in order, `max_parallel` at once; a failed one does not stop the others.
+
+    A job that a signal stopped, and that saved itself, is started again. When the signal comes to this
+    process, it goes to all jobs, and none is started any more.
 
     Args:
         jobs: what to run.
         max_parallel: jobs at once.
         gpus: CUDA devices of the machine, shared out to the slots; 0 on a CPU.
         on_tick: called a few times a second, to show progress.
+        stop_signals: names of the signals that ask to stop.
 
     Raises:
         LaunchError: names the jobs that failed and the last lines of their logs.
+        Stopped: a signal came; what ran has been saved.
     """
-    waiting, running, failed = list(jobs), list[_Running](), list[str]()
+    waiting, running, failed, told = list(jobs), list[_Running](), list[str](), False
     try:
-        while waiting or running:
-            free = sorted(set(range(max_parallel)) - {r.slot for r in running})
-            while waiting and free:
-                running.append(_start(waiting.pop(0), free.pop(0), gpus))
-            time.sleep(_POLL_SECONDS)
-            for one in [one for one in running if one.exit_code() is not None]:
-                if one.exit_code() != 0:
-                    failed.append(_last_words(one))
-                one.stop()
-                running.remove(one)
-            on_tick()
+        with signals.caught(stop_signals) as stop:
+            while (waiting and not stop) or running:
+                free = sorted(set(range(max_parallel)) - {r.slot for r in running})
+                while waiting and free and not stop:
+                    with signals.blocked(stop_signals):  # the worker unblocks them when it can take them
+                        running.append(_start(waiting.pop(0), free.pop(0), gpus))
+                if stop.signal and not told:
+                    told = True
+                    for one in running:
+                        one.send(stop.signal)
+                time.sleep(_POLL_SECONDS)
+                for one in [one for one in running if one.exit_code() is not None]:
+                    running.remove(one)
+                    problem = _finish(one)
+                    failed += [problem] if problem else []
+                    waiting += [one.job] if one.exit_code() == AGAIN else []
+                on_tick()
     finally:
         for one in running:
             one.stop()
     if failed:
         raise LaunchError("; ".join(failed))
+    if waiting:
+        raise Stopped(f"stopped by {stop.signal}; what ran is saved, and the same command goes on")
 
 
 def die_with_launcher() -> None:
@@ -120,18 +126,29 @@ def _start(job: Job, slot: int, gpus: int) -> _Running:
         running = _Running(job, slot, log_start=log.tell())
         for rank in range(job.num_ranks):
             environment = os.environ | _environment(job, slot, rank, port, gpus)
-            command = [sys.executable, "-m", job.module, str(job.folder)]
+            command = [sys.executable, *job.words]
             running.ranks.append(
                 subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
             )
     return running
 
 
+def _finish(running: _Running) -> str | None:
+    """Take leave of a job whose end has come; what there is to say about it, if it failed."""
+    code, job = running.exit_code(), running.job
+    running.stop()
+    if not code or code == AGAIN:
+        return None
+    record_end(job.folder, code, lambda state: state.pid == running.ranks[0].pid)
+    how, said = last_words(job.folder, code, running.log_start)
+    return f"{job.name} {how} ({job.folder / LOG}): {said}"
+
+
 def _environment(job: Job, slot: int, rank: int, port: int, gpus: int) -> dict[str, str]:
     """torchrun's variables, the slot's devices, and what Megatron asks of CUDA's queues."""
     variables = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(job.num_ranks)}
     variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), LAUNCHER: str(os.getpid())}
-    variables |= {"CUDA_DEVICE_MAX_CONNECTIONS": "1", "PYTHONWARNINGS": "ignore"}
+    variables |= VARIABLES
     if gpus:
         given = os.environ.get("CUDA_VISIBLE_DEVICES")
         devices = given.split(",") if given else [str(device) for device in range(gpus)]
@@ -145,21 +162,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _last_words(running: _Running) -> str:
-    """Why a job failed: its own error line, or else the end of its log and how it ended."""
-    job, log = running.job, running.job.folder / LOG
-    said = log.read_bytes()[running.log_start :].decode(errors="replace")
-    lines = [line for line in said.splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("error: ")]
-    if errors:
-        return f"{job.name} failed ({log}): {errors[-1].removeprefix('error: ')}"
-    return f"{job.name} {_ending(running.exit_code())} ({log}): {' | '.join(lines[-_LAST_LINES:])}"
-
-
-def _ending(code: int | None) -> str:
-    if code is None or code >= 0:
-        return f"failed with exit code {code}"
-    name = signal.Signals(-code).name
-    return f"was killed by {name}" + (", perhaps for want of memory" if name == "SIGKILL" else "")

@@ -13,6 +13,7 @@ from xelm_nemo.corpus.layout import list_files
 from xelm_nemo.files import WORK, read_json, write_atomic, write_json
 from xelm_nemo.launch import pool
 from xelm_nemo.stages.assignment import AssignFile, Given, assign_file
+from xelm_nemo.stages.languages import write_languages
 from xelm_nemo.stages.run import Run
 from xelm_nemo.stages.stage import Product, stage_of
 
@@ -40,6 +41,8 @@ def clusterer_recipe(run: Run) -> Recipe:
     settings = run.corpus_keys() | dataclasses.asdict(fitted)
     shards = run.config.clustering.fit_shards
     inputs = {"train": run.split("train")} if shards is None else {name: run.corpus / name for name in shards}
+    if fitted.source is not None:
+        inputs["source"] = Path(fitted.source)
     return Recipe("clusterer", settings, inputs)
 
 
@@ -47,7 +50,9 @@ def fit(run: Run, folder: Path) -> None:
     """Fit a clusterer on these documents and save it."""
     shards = run.config.clustering.fit_shards
     documents = run.documents("train") if shards is None else chain(*map(run.shard, shards))
-    fit_clusterer(list(documents), run.config.clustering).save(folder)
+    clusterer = fit_clusterer(list(documents), run.config.clustering)
+    clusterer.save(folder)
+    write_languages(folder, clusterer)
 
 
 def _clusters_recipe(run: Run) -> Recipe:

@@ -73,6 +73,7 @@ FORMATS: dict[str, Callable[[Export, Path], None]] = {
     "nemo": _to_nemo,
 }
 _WITH_TOKENIZER = ("hf", "nemo")
+_CLUSTERER = "upstream"  # the format of a clusterer
 
 
 def export_source(config: ExportConfig) -> None:
@@ -89,6 +90,8 @@ def export_source(config: ExportConfig) -> None:
         raise ConfigError(
             f"output={config.output!r} and source={config.source!r} overlap; give another output."
         )
+    if config.format == _CLUSTERER:
+        return _export_clusterer(source, output)
     for name, model in _find_models(source).items():
         folder = output / name if name else output
         tokenizer = config.tokenizer
@@ -101,7 +104,10 @@ def export_source(config: ExportConfig) -> None:
 def _check_choices(config: ExportConfig) -> None:
     from xelm_nemo.checkpoint.lazy import DTYPES
 
-    choices = {"format": (config.format, [*FORMATS]), "dtype": (config.dtype or "fp32", [*DTYPES])}
+    choices = {
+        "format": (config.format, [*FORMATS, _CLUSTERER]),
+        "dtype": (config.dtype or "fp32", [*DTYPES]),
+    }
     for key, (value, known) in choices.items():
         if value not in known:
             raise ConfigError(f"{key}={value!r} is not known; use one of {known}.")
@@ -111,6 +117,25 @@ def _check_choices(config: ExportConfig) -> None:
         )
     if config.format == "nemo" and config.dtype is not None:
         raise ConfigError("dtype is not for format=nemo, which keeps the weights as they are; leave it out.")
+
+
+def _export_clusterer(source: Path, output: Path) -> None:
+    """A tf-idf clusterer as the original programs' two pickles."""
+    from xelm_nemo.clustering.clusterer import Clusterer, TfidfClusterer
+    from xelm_nemo.clustering.upstream_writer import write_upstream
+
+    artifacts.check(source, "clusterer")
+    artifacts.verify(source)
+    clusterer = Clusterer.load(source)
+    if not isinstance(clusterer, TfidfClusterer) or clusterer.features.settings.analyzer != "word":
+        raise ConfigError(
+            f"source={str(source)!r} does not count words (it is of kind {clusterer.kind}), as the original "
+            "programs do; cluster with clustering=tfidf."
+        )
+    features = clusterer.features
+    with artifacts.build(output, Recipe("export", {"format": "upstream"}, {"clusterer": source})) as part:
+        write_upstream(part, features.terms, features.idf, features.components, clusterer.centroids)
+    log.info("export: %s -> %s", source, output)
 
 
 def _find_models(source: Path) -> dict[str, Path]:

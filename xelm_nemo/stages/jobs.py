@@ -6,15 +6,14 @@ from pathlib import Path
 from xelm_nemo import artifacts, device
 from xelm_nemo.errors import ArtifactError, ConfigError
 from xelm_nemo.expert.config import OptimConfig
-from xelm_nemo.expert.job import CHECKPOINTS, TrainJob
-from xelm_nemo.files import fingerprint, read_json, remove, write_json
-from xelm_nemo.launch.local import Job, run_jobs
+from xelm_nemo.expert.job import TrainJob
+from xelm_nemo.launch.job import Job
+from xelm_nemo.launch.local import run_jobs
 from xelm_nemo.launch.progress import TrainingProgress
 from xelm_nemo.log import METRICS
 from xelm_nemo.stages.run import Run
 
 WORKER = "xelm_nemo.expert"
-STAMP = "recipe.json"  # what a job's checkpoints were made from
 
 
 def seed_job(run: Run) -> TrainJob:
@@ -72,6 +71,7 @@ def expert_job(run: Run, cluster: int) -> TrainJob:
         eval_interval=training.eval_interval,
         eval_sequences=training.eval_sequences,
         threads=config.launch.threads,
+        stop_signals=config.launch.stop_signals,
     )
 
 
@@ -102,14 +102,27 @@ def train_all(run: Run, jobs: list[TrainJob]) -> None:
     """Train the jobs whose model is missing or stale, with progress on the screen."""
     todo = [job for job in jobs if not artifacts.is_current(job.model_folder, job.recipe())]
     for job in todo:
-        _make_ready(job)
-    ranks = _ranks(run)
-    launched = [Job(job.name, WORKER, Path(job.folder), ranks) for job in todo]
-    totals = {
-        job.name: (Path(job.folder) / METRICS, job.train_iters, job.tokens_per_iteration) for job in todo
-    }
-    with TrainingProgress(totals) as progress:
-        run_jobs(launched, max_parallel=parallel_jobs(run), gpus=device.count(), on_tick=progress.tick)
+        job.save()
+    with progress_of(todo) as progress:
+        run_jobs(
+            [launched(run, job) for job in todo],
+            max_parallel=parallel_jobs(run),
+            gpus=device.count(),
+            on_tick=progress.tick,
+            stop_signals=run.config.launch.stop_signals,
+        )
+
+
+def launched(run: Run, job: TrainJob) -> Job:
+    """A training job as a launcher sees it."""
+    return Job(job.name, WORKER, Path(job.folder), num_ranks(run))
+
+
+def progress_of(jobs: list[TrainJob]) -> TrainingProgress:
+    """The screen that follows these jobs."""
+    return TrainingProgress(
+        {job.name: (Path(job.folder) / METRICS, job.train_iters, job.tokens_per_iteration) for job in jobs}
+    )
 
 
 def parallel_jobs(run: Run) -> int:
@@ -118,7 +131,7 @@ def parallel_jobs(run: Run) -> int:
     Raises:
         ConfigError: one model needs more GPUs than there are.
     """
-    ranks, gpus = _ranks(run), device.count()
+    ranks, gpus = num_ranks(run), device.count()
     if gpus and ranks > gpus:
         raise ConfigError(
             f"parallel.*: one model takes {ranks} GPUs and this machine has {gpus}; lower its sizes."
@@ -126,7 +139,8 @@ def parallel_jobs(run: Run) -> int:
     return run.config.launch.max_parallel or max(1, (gpus or device.cores()) // ranks)
 
 
-def _ranks(run: Run) -> int:
+def num_ranks(run: Run) -> int:
+    """Processes that train one model."""
     layout = run.config.parallel
     model = layout.tensor_model_parallel_size * layout.pipeline_model_parallel_size
     return model * layout.data_parallel_size
@@ -134,13 +148,3 @@ def _ranks(run: Run) -> int:
 
 def _with_rate(optim: OptimConfig, lr: float | None) -> OptimConfig:
     return optim if lr is None else dataclasses.replace(optim, lr=lr)
-
-
-def _make_ready(job: TrainJob) -> None:
-    """Write the job's file; checkpoints that another recipe made go, for they cannot be gone on from."""
-    folder, stamp = Path(job.folder), job.recipe().stamp()
-    if (folder / STAMP).is_file() and fingerprint(read_json(folder / STAMP)) != fingerprint(stamp):
-        for stale in (folder / CHECKPOINTS, folder / METRICS, folder / "tensorboard"):
-            remove(stale)
-    write_json(folder / STAMP, stamp)
-    job.save()

@@ -11,10 +11,12 @@ from xelm_nemo.stages.branch import BRANCH
 from xelm_nemo.stages.cluster import CLUSTER
 from xelm_nemo.stages.evaluate import EVALUATE
 from xelm_nemo.stages.export import EXPORT
+from xelm_nemo.stages.jobs import round_jobs
 from xelm_nemo.stages.plan import check_places, show_help, show_plan, wants_help
 from xelm_nemo.stages.prepare import PREPARE
 from xelm_nemo.stages.run import Run, settled
 from xelm_nemo.stages.shard import SHARD
+from xelm_nemo.stages.slurm import run_on_slurm, show_scripts
 from xelm_nemo.stages.stage import Stage
 from xelm_nemo.stages.train import TRAIN
 
@@ -49,14 +51,26 @@ def main(verb: str, arguments: Sequence[str]) -> None:
     if not config.dry_run:
         check_places(run, stages)
     check_sizes(run.sized)
+    on_slurm = config.launch.name == "slurm"
     if config.dry_run:
-        return show_plan(run, stages)
+        show_plan(run, stages)
+        return show_scripts(run, stages, verb) if on_slurm else None
+    if on_slurm:
+        return run_on_slurm(run, stages, verb)
     with lock.hold(run.folder):
         run.claim()
-        for stage in stages:
-            if stage.is_current(run):
-                logger.info("%s: up to date", stage.name)
-            else:
-                logger.info("%s: started", stage.name)
-                stage.make(run)
-            stage.finish(run)
+        make(run, stages)
+
+
+def make(run: Run, stages: Sequence[Stage]) -> None:
+    """Make what is missing or stale, in this process and its children."""
+    for stage in stages:
+        if stage.is_current(run):
+            logger.info("%s: up to date", stage.name)
+        else:
+            logger.info("%s: started", stage.name)
+            stage.make(run)
+        stage.finish(run)
+    if stages[-1] is BRANCH:  # the sizes of all models are known now, and a batch script may start them
+        for job in round_jobs(run):
+            job.save()

@@ -1,0 +1,291 @@
+"""Sixteen experts on four nodes of a real SLURM, and everything that can befall them.
+
+One story, told in order by the tests of this file: what comes before is what the next one starts from.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import shutil
+import signal
+import threading
+import time
+
+import pytest
+import torch
+
+from tests.helpers.commands import SMALL, start
+from tests.helpers.slurm_cluster import Cluster, is_running, missing, pids, wait_for
+from tests.helpers.weights import read_weights
+from xelm_nemo.expert.job import TrainJob
+from xelm_nemo.expert.loop import train
+from xelm_nemo.launch.state import read_state
+from xelm_nemo.stages.rows import open_run, rows
+from xelm_nemo.stages.submit import recorded
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1500)]
+
+EXPERTS = 8
+SETTINGS = [
+    *(word for word in SMALL if "num_clusters" not in word and not word.startswith("training.")),
+    *(f"clustering.num_clusters={EXPERTS}", "training.seq_length=32", "training.train_iters=80"),
+    *("training.global_batch_size=32", "training.micro_batch_size=1", "training.save_interval=20"),
+    *("training.log_interval=5", "training.eval_interval=1000", "seed_model.train_iters=0"),
+    *("dense.enabled=false", "finish_with=[]", "launch=slurm", "launch.max_parallel=4"),
+    *("launch.slurm.gpus_per_rank=0", "launch.slurm.cpus_per_rank=1", "launch.slurm.ranks_per_node=1"),
+    *("launch.slurm.mem_gb=3", "launch.slurm.time=30", "launch.slurm.grace_seconds=100"),
+]
+STUBBORN, STARVED = 1, 0  # the expert that always fails, and the one that is given too little memory first
+WRONG_SECONDS = 5.0  # as long as the status may lag behind what is so
+HOLD_SECONDS = 4.0  # sooner, a node still takes a job that comes back for the one that went
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    assert missing() is None, missing()
+    cluster = Cluster(tmp_path_factory.mktemp("slurm"))
+    cluster.start()
+    os.environ["SLURM_CONF"] = str(cluster.conf)
+    yield cluster
+    cluster.stop()
+    del os.environ["SLURM_CONF"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs") / "run"
+
+
+def command(verb, folder, *arguments):
+    """Run a command to its end: exit code and what it said."""
+    process = start(verb, *arguments, f"output={folder}")
+    output, error = process.communicate(timeout=600)
+    return process.returncode, output + error
+
+
+def expert(folder, number):
+    return folder / f"experts/round0/expert{number}"
+
+
+class Witness(threading.Thread):
+    """Every second: what the status says, and what is so. Also lets requeued jobs run without delay."""
+
+    def __init__(self, cluster, run):
+        super().__init__(daemon=True)
+        self.cluster, self.run_, self.over = cluster, run, threading.Event()
+        self.since, self.held, self.wrong, self.samples, self.error = {}, {}, {}, 0, None
+
+    def run(self):
+        try:
+            while not self.over.wait(1):
+                self.look()
+                self.release()
+        except Exception as error:
+            self.error = error
+            raise
+
+    def look(self):
+        found, now = rows(self.run_), time.monotonic()
+        for row in found:
+            lives = bool(pids(f"-m xelm_nemo.expert {expert(self.run_.folder, row.model[6:])}$"))
+            agrees = {"running": lives, "silent": True, "starting": True}.get(row.state, not lives)
+            since = self.since.setdefault(row.model, now)
+            if agrees:
+                self.since[row.model] = now
+            elif now - since > WRONG_SECONDS:
+                self.wrong[row.model] = (row.state, lives, now - since)
+        self.samples += 1
+
+    def release(self):
+        shown = self.cluster.call("squeue", "-h", "-r", "-t", "PD", "-o", "%i %r", check=False)
+        now, rows_ = time.monotonic(), [line.split() for line in shown.splitlines()]
+        held = {row[0] for row in rows_ if row[1:] == ["BeginTime"]}
+        self.held = {job: self.held.get(job, now) for job in held}
+        for job, since in self.held.items():
+            if now - since > HOLD_SECONDS:
+                self.cluster.call("scontrol", "update", f"JobId={job}", "StartTime=now", check=False)
+
+    def stop(self):
+        self.over.set()
+        self.join()
+        assert self.error is None and self.samples > 0 and self.wrong == {}
+
+
+def test_stages_before_training_run_as_jobs_in_order(cluster, folder):
+    code, said = command("branch", folder, *SETTINGS)
+    assert code == 0, said
+    assert (folder / "seed_model/model/manifest.json").is_file()
+    shown = cluster.call("squeue", "-h", "-t", "all", "-o", "%j %T").splitlines()
+    assert {"run-cluster COMPLETED", "run-shard COMPLETED"} < set(shown)
+    assert "--dependency=afterok:1\n" in next(folder.glob("launch/*/2_submission.sh")).read_text()
+
+
+def test_job_out_of_memory_fails_with_that_reason(cluster, folder):
+    code, said = command(
+        *("train", folder, *SETTINGS, f"training.train_clusters=[{STARVED}]"),
+        *("+launch.slurm.sbatch.mem=150M", "launch.slurm.max_crashes=0"),
+    )
+    assert code == 2
+    assert "OUT_OF_MEMORY" in said or "SIGKILL" in said, said
+
+
+def undisturbed(folder, used):
+    """The state of an expert in the midst of its first attempt, for the next fault."""
+    found = []
+
+    def look():
+        for number in range(EXPERTS):
+            state = read_state(expert(folder, number))
+            alive = state and state.attempt == 1 and state.end is None and not state.is_silent
+            if alive and state.step > 0 and number not in {*used, STUBBORN}:
+                found.append((number, state))
+        return bool(found)
+
+    wait_for(look, 300, "no expert trains that no fault has met")
+    used.add(found[0][0])
+    return found[0][1]
+
+
+def kill_a_rank(cluster, state):
+    os.kill(state.pid, signal.SIGKILL)
+
+
+def signal_job(cluster, job):
+    """What a user types; for an array's element this SLURM delivers it, denies that, and would try again."""
+    cluster.call("timeout", "3", "scancel", "--signal=USR2", job, check=False)
+
+
+def ask_to_stop(cluster, state):
+    signal_job(cluster, state.job)
+    while is_running(state.pid):  # more of them, during the save and after it
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(state.pid, signal.SIGUSR2)
+        time.sleep(0.05)
+
+
+def preempt(cluster, state):
+    cluster.call(
+        "sbatch", "-p", "high", "-w", state.node, "--exclusive", "-o", "/dev/null", "--wrap", "sleep 2"
+    )
+
+
+def run_into_the_time_limit(cluster, state):
+    cluster.call("scontrol", "update", f"JobId={state.job}", "TimeLimit=2")
+    while is_running(state.pid):  # at a quarter of its speed, or it would be through before
+        for number, seconds in ((signal.SIGSTOP, 0.75), (signal.SIGCONT, 0.25)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(state.pid, number)
+            time.sleep(seconds)
+    cluster.call("scontrol", "update", f"JobId={state.job}", "TimeLimit=30")
+
+
+def lose_the_node(cluster, state):
+    cluster.kill_node(state.node)
+    down = lambda: "down" in cluster.call("sinfo", "-h", "-n", state.node, "-p", "main", "-o", "%T")  # noqa: E731
+    wait_for(down, 120, f"{state.node} is not missed")
+    cluster.start_node(state.node)
+
+
+def lose_the_controller(cluster):
+    cluster.kill("slurmctld")
+    time.sleep(4)
+    cluster.start_controller()
+
+
+FAULTS = [run_into_the_time_limit, kill_a_rank, ask_to_stop, lose_the_node, preempt]
+
+
+def test_faults_stop_no_expert_but_the_one_that_always_fails(cluster, folder):
+    shard = folder / f"tokens/cluster{STUBBORN}/train.bin"
+    shutil.move(shard, shard.with_suffix(".away"))
+    process, used = start("train", *SETTINGS, "launch.slurm.max_crashes=1", f"output={folder}"), set()
+    witness = Witness(cluster, open_run(folder))
+    witness.start()
+    for fault in FAULTS:
+        fault(cluster, undisturbed(folder, used))
+    lose_the_controller(cluster)
+    output, error = process.communicate(timeout=600)
+    witness.stop()
+    assert process.returncode == 2, output + error
+    last = error.splitlines()[-1]
+    assert f"expert{STUBBORN}: " in last and "xelm_nemo.retry" in last
+    others = set(range(EXPERTS)) - {STUBBORN}
+    assert [number for number in sorted(others) if f"expert{number}: " in last] == []
+    assert all((expert(folder, number) / "model/manifest.json").is_file() for number in others)
+    ended = [read_state(expert(folder, number)).ended for number in others]
+    counts = {reason: sum(one.get(reason, 0) for one in ended) for reason in set().union(*ended)}
+    assert counts.pop("killed") >= 1 and counts.pop("stopped") >= 1 and counts.pop("lost") >= 1
+    assert counts.pop("timed out") >= 1 and counts.pop("preempted") >= 1, counts
+    assert counts == {}
+    shutil.move(shard.with_suffix(".away"), shard)
+
+
+def test_no_step_is_lost_where_a_signal_asked_to_stop(folder):
+    stops = 0
+    for number in set(range(EXPERTS)) - {STUBBORN}:
+        log = (expert(folder, number) / "train.log").read_text()
+        for stopped, went_on in re.findall(r"stopped at iteration (\d+).*?from iteration (\d+)", log, re.S):
+            assert stopped == went_on
+            stops += 1
+    assert stops >= 3
+
+
+def test_retry_trains_the_missing_expert_alone(cluster, folder):
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("experts/round0/*/model/manifest.json")}
+    witness = Witness(cluster, open_run(folder))
+    witness.start()
+    code, said = command("retry", folder)
+    witness.stop()
+    assert code == 0, said
+    after = {path: path.stat().st_mtime_ns for path in folder.glob("experts/round0/*/model/manifest.json")}
+    assert len(before) == EXPERTS - 1 and len(after) == EXPERTS
+    assert {path: after[path] for path in before} == before
+    listed = json.loads((folder / "experts/round0/set.json").read_text())["experts"]
+    assert len(listed) == EXPERTS
+
+
+def test_weights_are_those_of_an_undisturbed_run(folder, tmp_path):
+    for number in range(EXPERTS):
+        job = TrainJob.load(expert(folder, number))
+        train(dataclasses.replace(job, folder=str(tmp_path / job.name)))
+        ours, theirs = (
+            read_weights(place / "model") for place in (tmp_path / job.name, expert(folder, number))
+        )
+        assert ours.keys() == theirs.keys()
+        assert all(ours[name].equal(theirs[name]) for name in ours), f"{job.name} differs"
+
+
+def test_submission_returns_at_once_and_what_it_submitted_can_be_cancelled(cluster, folder):
+    shutil.rmtree(expert(folder, 0) / "model")
+    shutil.rmtree(expert(folder, 0) / "checkpoints")
+    code, said = command("train", folder, *SETTINGS, "wait=false")
+    assert code == 0, said
+    job = recorded(open_run(folder))["expert0"]["job"]
+    assert said.splitlines()[-1].split()[0] == job
+    code, said = command("cancel", folder, "expert0")
+    assert code == 0, said
+    wait_for(lambda: row_of(folder, 0).state == "cancelled", 20, row_of(folder, 0))
+    assert row_of(folder, 1).state == "finished"
+
+
+def row_of(folder, number):
+    return next(row for row in rows(open_run(folder)) if row.model == f"expert{number}")
+
+
+def test_one_expert_trains_on_two_nodes_and_stops_as_one(cluster, folder, tmp_path):
+    two = tmp_path / "two"
+    shutil.copytree(folder, two, ignore=shutil.ignore_patterns("experts", "launch"))
+    wait = start("train", *SETTINGS, "parallel=dp2", "training.train_clusters=[2]", f"output={two}")
+    witness = Witness(cluster, open_run(two))
+    state = undisturbed(two, set())
+    assert cluster.call("squeue", "-h", "-j", state.job, "-o", "%D").strip() == "2"
+    signal_job(cluster, state.job)
+    witness.start()
+    output, error = wait.communicate(timeout=600)
+    witness.stop()
+    assert (expert(two, 2) / "model/manifest.json").is_file(), output + error
+    assert read_state(expert(two, 2)).ended == {"stopped": 1}
+    one, other = (read_weights(expert(place, 2) / "model") for place in (folder, two))
+    assert all(torch.allclose(one[name], other[name], rtol=1e-3, atol=1e-5) for name in one)

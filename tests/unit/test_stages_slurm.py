@@ -1,0 +1,280 @@
+"""What is submitted, what is made of its fate, and what the table says of it, without a SLURM."""
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from xelm_nemo import artifacts
+from xelm_nemo.artifacts import Recipe
+from xelm_nemo.config.compose import compose
+from xelm_nemo.errors import ConfigError
+from xelm_nemo.launch.slurm import Queued
+from xelm_nemo.launch.state import End, State, write_state
+from xelm_nemo.stages import follow, submit, verbs
+from xelm_nemo.stages.follow import Followed, fate
+from xelm_nemo.stages.jobs import expert_job, round_jobs
+from xelm_nemo.stages.pipeline import stages_of
+from xelm_nemo.stages.rows import row
+from xelm_nemo.stages.run import Run, settled
+
+PENDING, RUNNING = Queued("PENDING", "Priority", ""), Queued("RUNNING", "None", "n0")
+FAILED, NODE_FAIL = Queued("FAILED", "NonZeroExitCode", "n0"), Queued("NODE_FAIL", "NodeDown", "n1")
+
+
+@pytest.fixture
+def run(tmp_path):
+    words = ["+experiment=udhr", "launch=slurm", "launch.slurm.gpus_per_rank=0", f"output={tmp_path / 'run'}"]
+    run = Run(settled(compose(words)))
+    run.folder.mkdir()
+    run.claim()
+    return run
+
+
+@pytest.fixture
+def sent(monkeypatch):
+    """Batches instead of jobs: number and name of each, and what it waits for."""
+    batches = []
+
+    def take(batch, config, folder):
+        batches.append((batch.name.removeprefix("run-"), [job.name for job in batch.jobs], batch.after))
+        number = str(40 + len(batches))
+        return [f"{number}_{k}" for k in range(len(batch.jobs))] if len(batch.jobs) > 1 else [number]
+
+    monkeypatch.setattr(submit, "submit", take)
+    return batches
+
+
+def submit_all(run, verb="train", only=(), queued=None):
+    planned = submit.plan(run, stages_of(verb, run.config), verb, run.folder / "config.yaml", only)
+    submit.submit_all(run, planned, run.folder, {} if queued is None else queued)
+    return submit.recorded(run)
+
+
+def test_whole_run_is_one_graph(run, sent):
+    records = submit_all(run)
+    experts = ["dense", "expert0", "expert1", "expert2", "expert3"]
+    assert sent == [
+        ("cluster", ["cluster"], ""),
+        ("shard", ["shard"], "afterok:41"),
+        ("branch", ["branch"], "afterok:42"),
+        ("experts", experts, "afterok:43"),
+        ("train", ["train"], "afterany:44_0:44_1:44_2:44_3:44_4"),
+    ]
+    assert records["expert2"]["job"] == "44_3"
+
+
+def test_verb_before_training_submits_what_it_needs_and_no_more(run, sent):
+    submit_all(run, "shard")
+    assert [name for name, *_ in sent] == ["cluster", "shard"]
+
+
+@pytest.fixture
+def ready(run, monkeypatch):
+    """The run with everything before training."""
+    monkeypatch.setattr("xelm_nemo.stages.stage.Stage.is_current", lambda stage, run: stage.name != "train")
+    for folder, kind in [(run.tokens, "tokens"), (run.seed_weights, "model"), (run.clusters, "clusters")]:
+        with artifacts.build(folder, Recipe(kind, {})):
+            pass
+    return run
+
+
+def finish(job):
+    with artifacts.build(job.model_folder, job.recipe()):
+        pass
+
+
+def test_finished_expert_is_not_trained_again_and_one_under_way_is_waited_for(ready, sent):
+    submit_all(ready)
+    finish(expert_job(ready, 1))
+    queued = {"41_0": PENDING, "41_1": FAILED, "41_3": RUNNING}  # dense, expert0, expert2
+    records = submit_all(ready, queued=queued)
+    assert sent[2:] == [
+        ("experts", ["expert0", "expert3"], ""),
+        ("train", ["train"], "afterany:41_0:41_3:43_0:43_1"),
+    ]
+    assert records["expert2"]["job"] == "41_3"
+
+
+def test_what_waits_in_the_queue_is_not_submitted_again(run, sent):
+    records = submit_all(run)
+    sent.clear()
+    queued = {record["job"]: PENDING for record in records.values()}
+    assert submit_all(run, queued=queued) == records
+    assert sent == []
+
+
+def test_only_the_chosen_models_are_submitted(ready, sent):
+    submit_all(ready, only=["expert3"])
+    assert sent[0][1] == ["expert3"]
+
+
+def test_jobs_are_written_where_their_workers_read_them(ready, sent):
+    submit_all(ready)
+    written = json.loads((ready.experts / "expert0/job.json").read_text())
+    assert written["name"] == "expert0" and written["stop_signals"] == ["USR2"]
+
+
+def test_model_that_says_it_lives_is_not_started_twice_when_slurm_is_down(ready, sent):
+    job = expert_job(ready, 0)
+    write_state_of(job, state(job="7"))
+    submit_all(ready)
+    assert "expert0" not in sent[0][1]
+
+
+def write_state_of(job, state):
+    Path(job.folder).mkdir(parents=True, exist_ok=True)
+    write_state(Path(job.folder), fresh(state))
+
+
+# --- The fate of a job ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def followed(tmp_path, monkeypatch):
+    clock = SimpleNamespace(now=1000.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(follow.time, "monotonic", clock.monotonic)
+    return Followed("expert3", "41_3", tmp_path), clock
+
+
+def state(end=None, *, job="41_3", age=0.0):
+    return State(attempt=1, job=job, beat=-age, end=end)
+
+
+def fresh(state):
+    """The state with its beat counted from now."""
+    return state and dataclasses.replace(state, beat=time.time() + state.beat)
+
+
+@pytest.mark.parametrize(
+    "said, queued",
+    [
+        (state(), {"41_3": RUNNING}),
+        (state(), {}),  # it lives, whatever SLURM has forgotten
+        (state(), None),
+        (None, {"41_3": PENDING}),
+        (None, None),  # SLURM is down: nothing is known, nothing is concluded
+        (state(End("preempted", 75, again=True)), {"41_3": PENDING}),
+        (state(End("preempted", 75)), {"41_3": RUNNING}),  # its script has not yet put it back
+        (state(End("preempted", 75)), None),
+        (state(End("failed", 1, again=False), job="12"), {"41_3": PENDING}),  # of an earlier submission
+        (state(age=60), {"41_3": PENDING}),  # its node was lost and SLURM has put it back
+    ],
+)
+def test_job_that_may_yet_finish_is_waited_for(followed, said, queued):
+    job, clock = followed
+    for _ in range(3):
+        assert fate(job, fresh(said), queued) is None
+        clock.now += follow.SETTLE_SECONDS
+
+
+@pytest.mark.parametrize("queued", [{}, None, {"41_3": RUNNING}])
+def test_job_that_says_it_failed_has_failed_whatever_slurm_says(followed, queued):
+    assert fate(followed[0], state(End("failed", 2, "mend x", again=False)), queued) == "mend x"
+
+
+def test_lost_node_is_a_failure_once_slurm_keeps_saying_so(followed):
+    job, clock = followed
+    silent = fresh(state(age=60))
+    assert fate(job, silent, {"41_3": NODE_FAIL}) is None
+    clock.now += follow.SETTLE_SECONDS / 2
+    assert fate(job, silent, {"41_3": PENDING}) is None  # put back after all
+    clock.now += follow.SETTLE_SECONDS
+    assert fate(job, silent, {"41_3": NODE_FAIL}) is None
+    clock.now += follow.SETTLE_SECONDS
+    assert fate(job, silent, {"41_3": NODE_FAIL}) == "SLURM job 41_3 is NODE_FAIL"
+
+
+def test_job_that_nobody_knows_any_more_has_failed(followed):
+    job, clock = followed
+    assert fate(job, None, {}) is None
+    clock.now += follow.SETTLE_SECONDS
+    assert "no longer known" in fate(job, None, {})
+
+
+def test_what_is_made_counts_for_more_than_what_is_said(followed):
+    job, _ = followed
+    job.is_done = lambda: True
+    assert fate(job, state(End("killed", 137)), {"41_3": FAILED}) == ""
+
+
+# --- The table --------------------------------------------------------------------------------------
+
+RECORD = {"job": "41_3", "folder": "", "submitted": 0.0}
+
+
+@pytest.mark.parametrize(
+    "said, record, queued, word",
+    [
+        (None, None, None, "waiting"),
+        (None, RECORD, None, "pending"),
+        (None, RECORD, {"41_3": PENDING}, "pending"),
+        (None, RECORD, {"41_3": RUNNING}, "starting"),
+        (None, RECORD, {"41_3": FAILED}, "failed"),
+        (state(), RECORD, {"41_3": RUNNING}, "running"),
+        (state(), RECORD, None, "running"),
+        (state(age=60), RECORD, None, "silent"),
+        (state(age=60), None, None, "stopped"),
+        (state(age=60), RECORD, {"41_3": RUNNING}, "silent"),
+        (state(age=60), RECORD, {"41_3": PENDING}, "pending"),
+        (state(age=60), RECORD, {"41_3": NODE_FAIL}, "lost"),
+        (state(End("killed", 137)), RECORD, {"41_3": RUNNING}, "starting"),
+        (state(End("killed", 137, again=True)), RECORD, None, "pending"),
+        (state(End("killed", 137)), RECORD, None, "failed"),
+        (state(End("stopped", 75)), None, None, "stopped"),
+        (state(End("failed", 1), job="12"), RECORD, {"41_3": PENDING}, "pending"),
+        (None, RECORD | {"cancelled": 1.0}, {}, "cancelled"),
+    ],
+)
+def test_state_of_a_model_from_its_files_and_slurm(run, said, record, queued, word):
+    job = expert_job(run, 3)
+    if said:
+        write_state_of(job, said)
+    assert row(job, record, queued).state == word
+
+
+def test_row_says_how_often_and_why_a_model_was_started_again(run):
+    job = expert_job(run, 0)
+    end = End("failed", 1, "the loss is nan")
+    ended = {"preempted": 2, "timed out": 1}
+    write_state_of(job, State(*(4, "41_3", 3, "n2"), step=7, end=end, ended=ended))
+    found = row(job, RECORD, None)
+    assert (found.restarts, found.ended, found.reason, found.node) == (3, ended, "the loss is nan", "n2")
+    assert found.step == 7
+
+
+# --- cancel and retry -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", [verbs.cancel, verbs.retry])
+def test_name_that_is_no_models_is_refused_with_those_that_are(run, verb):
+    with pytest.raises(ConfigError, match=r"expert9: no model of .*name some of .*expert0, expert1"):
+        verb([f"output={run.folder}", "expert9"])
+
+
+def test_cancel_of_what_is_not_in_the_queue_is_refused(run, monkeypatch):
+    monkeypatch.setattr(verbs.slurm, "queue", lambda: None)
+    with pytest.raises(ConfigError, match="no job of expert1 in SLURM's queue"):
+        verbs.cancel([f"output={run.folder}", "expert1"])
+
+
+def test_only_jobs_in_the_queue_are_cancelled_and_are_known_as_cancelled(ready, sent, monkeypatch):
+    submit_all(ready)
+    cancelled = []
+    monkeypatch.setattr(verbs.slurm, "queue", lambda: {"41_1": PENDING, "41_2": FAILED, "41_3": RUNNING})
+    monkeypatch.setattr(verbs.slurm, "cancel", lambda jobs: cancelled.extend(jobs) or True)
+    verbs.cancel([f"output={ready.folder}"])
+    assert cancelled == ["41_1", "41_3"]
+    assert row(expert_job(ready, 0), submit.recorded(ready)["expert0"], None).state == "cancelled"
+
+
+def test_retry_takes_up_the_run_as_it_was_started_with_other_resources(run, monkeypatch):
+    seen = []
+    monkeypatch.setattr(verbs, "run_on_slurm", lambda run, stages, verb, only: seen.append((run, only)))
+    verbs.retry([f"output={run.folder}", "launch.slurm.mem_gb=64", "expert2"])
+    ((again, only),) = seen
+    assert again.config.launch.slurm.mem_gb == 64 and only == ["expert2"]
+    assert [job.name for job in round_jobs(again)] == [job.name for job in round_jobs(run)]

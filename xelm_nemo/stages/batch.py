@@ -1,0 +1,37 @@
+"""What the job of a stage does."""
+
+from pathlib import Path
+
+from xelm_nemo.errors import ArtifactError
+from xelm_nemo.launch.state import read_state
+from xelm_nemo.stages.jobs import round_jobs
+from xelm_nemo.stages.pipeline import make, stages_of
+from xelm_nemo.stages.run import Run
+from xelm_nemo.stages.submit import is_finished
+from xelm_nemo.stages.train import TRAIN
+
+
+def make_verb(run: Run, verb: str) -> None:
+    """Make what the verb makes; where it stands after training, from the experts that there are.
+
+    Raises:
+        ArtifactError: an expert is missing (names each, and why it failed).
+    """
+    stages = stages_of(verb, run.config)
+    if TRAIN in stages:
+        TRAIN.finish(run)
+        _check_trained(run)
+    make(run, stages)
+
+
+def _check_trained(run: Run) -> None:
+    missing = [job for job in round_jobs(run) if not is_finished(job)]
+    if missing:
+        said = []
+        for job in missing:
+            state = read_state(Path(job.folder))
+            why = f": {state.end.message or state.end.reason}" if state and state.end else ""
+            said.append(job.name + why)
+        raise ArtifactError(
+            f"{run.experts} lacks {', '.join(said)}; mend it, then `python -m xelm_nemo.retry` trains those."
+        )

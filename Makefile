@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+NEMO_STAMP := $(VENV)/.installed-nemo
 INSTALL_INPUTS := setup.py pyproject.toml constraints.txt .ci/install $(wildcard csrc/*)
 
 INSTALL_SLURM := (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
@@ -12,7 +13,7 @@ INSTALL_SLURM := (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get i
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-slow test-slurm test-gpu check format golden clean
+.PHONY: help setup demo test test-slow test-slurm test-nemo test-gpu check format golden clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -27,6 +28,9 @@ test: $(STAMP)  ## the tests that need neither a GPU nor much time
 
 test-slow: $(STAMP)  ## the tests that take longer than ten seconds each
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-nemo: $(NEMO_STAMP)  ## the tests that need NeMo, which is installed into .venv first
+	$(BIN)/python -m pytest -m nemo $(ARGS)
 
 test-gpu: $(STAMP)  ## the kernels and everything marked gpu or multigpu, on this machine's GPUs
 	$(BIN)/python -m pytest tests/kernels $(ARGS)
@@ -58,4 +62,8 @@ $(STAMP): $(INSTALL_INPUTS)
 	  echo "PYTHON=$(PYTHON) is not Python 3.11 or 3.12; say which is: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.12"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python .ci/install
+	@touch $@
+
+$(NEMO_STAMP): $(STAMP)
+	$(BIN)/python .ci/install nemo
 	@touch $@

@@ -2,6 +2,7 @@
 
 import ast
 import shutil
+import subprocess
 import sys
 import sysconfig
 from pathlib import Path
@@ -14,6 +15,7 @@ ROOT = Path(__file__).resolve().parent
 # Written out: find_packages() would also take folders with generic names, such as tests and configs.
 PACKAGES = [
     "xelm_nemo",
+    "xelm_nemo.bench",
     "xelm_nemo.checkpoint",
     "xelm_nemo.clustering",
     "xelm_nemo.config",
@@ -21,8 +23,11 @@ PACKAGES = [
     "xelm_nemo.ensemble",
     "xelm_nemo.evaluation",
     "xelm_nemo.expert",
+    "xelm_nemo.generation",
     "xelm_nemo.launch",
+    "xelm_nemo.merge",
     "xelm_nemo.model",
+    "xelm_nemo.nemo",
     "xelm_nemo.router",
     "xelm_nemo.shards",
     "xelm_nemo.stages",
@@ -38,6 +43,7 @@ PACKAGE_DATA = {
 }
 
 REQUIREMENTS = [
+    "backports.zstd>=1.0",  # the standard library has it from Python 3.14 on
     "hydra-core>=1.3.2,<1.4",
     "matplotlib>=3.9",
     "megatron-core>=0.15.3,<0.16",  # the newest line that NeMo 2.7.3 works with
@@ -49,8 +55,10 @@ REQUIREMENTS = [
     "scikit-learn>=1.5",
     "scipy>=1.13",
     "sentencepiece>=0.2",
+    "stopwordsiso>=0.7",
     "submitit>=1.5.2",
     "tensorboard>=2.18",
+    "threadpoolctl>=3.1",
     "torch>=2.6",
     "transformers>=4.57,<5",
     "triton>=3.2; platform_system == 'Linux'",  # elsewhere the kernels' plain torch definitions run
@@ -59,7 +67,8 @@ EXTRAS = {
     "gpu": ["transformer-engine[pytorch]>=2.9"],
     # NeMo 2.7.3 leaves these open or out, and does not import with their newest versions.
     "nemo": [
-        "nemo_toolkit==2.7.3",
+        "nemo_toolkit[core]==2.7.3",
+        "einops",
         "nemo_run==0.11.1",
         "leptonai==0.26.7",
         "nvidia-modelopt==0.37.0",
@@ -70,11 +79,14 @@ EXTRAS = {
         "tiktoken",
         "transformers~=4.57",
     ],
+    "typology": ["lang2vec>=1.1.2"],  # its data alone, for languages beyond the package's 68
     "eval": ["lm_eval>=0.4.9"],
+    "parquet": ["pyarrow<21"],
     "dev": [
         "codespell",
         "mypy",
         "pre-commit",
+        "pyarrow<21",
         "pybind11>=2.13",  # with setuptools: the tests build the extension without a network
         "pytest>=8",
         "pytest-timeout",
@@ -111,13 +123,18 @@ class BuildExtension(build_ext):
                 f"{header} is missing, and xelm_nemo._csrc is compiled against it; install Python's "
                 f"headers (Debian, Ubuntu: apt install {package})."
             )
+        generated = Path(self.build_temp, "generated")
+        subprocess.run([sys.executable, UNICODE_RANGES, generated / "unicode_ranges.h"], check=True)
+        for extension in self.extensions:
+            extension.include_dirs.append(str(generated))
         super().build_extensions()
 
 
+UNICODE_RANGES = ROOT / "csrc" / "unicode_ranges.py"
 EXTENSION = Pybind11Extension(
     "xelm_nemo._csrc",
     sources=sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").glob("*.cpp")),
-    depends=sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").glob("*.h")),
+    depends=sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").iterdir()),
     include_dirs=["csrc"],
     cxx_std=17,
     extra_compile_args=["-O3", "-Wall", "-Wextra"],

@@ -3,18 +3,19 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
-#include <vector>
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
 #include "balanced_assign.h"
+#include "tfidf_bindings.h"
 
 namespace py = pybind11;
 
 namespace {
 
-using FloatMatrix = py::array_t<float, py::array::c_style | py::array::forcecast>;
+template <typename T>
+using Array = py::array_t<T, py::array::c_style | py::array::forcecast>;
 
 std::string shape_of(const py::array& array) {
   std::string shape = "[";
@@ -24,25 +25,40 @@ std::string shape_of(const py::array& array) {
   return shape + "]";
 }
 
-py::array_t<int32_t> balanced_assign(const FloatMatrix& distance) {
-  if (distance.ndim() != 2) {
-    throw std::invalid_argument("balanced_assign: distance has shape " + shape_of(distance) +
-                                "; give [documents, clusters]");
+template <typename T>
+py::array_t<T> copy_of(const Array<T>& array) {
+  return py::array_t<T>(array.shape(0), array.data());
+}
+
+py::tuple balanced_assign(const Array<int32_t>& cost, const Array<int32_t>& cluster_of,
+                          const Array<int64_t>& price, const Array<int64_t>& settled, int64_t reach) {
+  const bool fits = cost.ndim() == 2 && cluster_of.ndim() == 1 && price.ndim() == 1 && settled.ndim() == 1 &&
+                    cluster_of.shape(0) == cost.shape(0) && price.shape(0) == cost.shape(1) &&
+                    settled.shape(0) == cost.shape(1);
+  if (!fits) {
+    throw std::invalid_argument("balanced_assign: cost " + shape_of(cost) + ", cluster_of " +
+                                shape_of(cluster_of) + ", price " + shape_of(price) + " and settled " +
+                                shape_of(settled) + " are not [N, K], [N], [K] and [K]");
   }
-  const float* data = distance.data();
-  const int64_t num_documents = distance.shape(0), num_clusters = distance.shape(1);
-  std::vector<int32_t> cluster_of;
+  auto moved = copy_of(cluster_of);
+  auto new_price = copy_of(price);
+  int32_t* clusters = moved.mutable_data();
+  int64_t* prices = new_price.mutable_data();
+  int64_t left;
   {
     py::gil_scoped_release release;
-    cluster_of = xelm::balanced_assign(data, num_documents, num_clusters);
+    left = xelm::balanced_assign(cost.data(), cost.shape(0), cost.shape(1), clusters, prices, settled.data(),
+                                 reach);
   }
-  return py::array_t<int32_t>(static_cast<py::ssize_t>(cluster_of.size()), cluster_of.data());
+  return py::make_tuple(moved, new_price, left);
 }
 
 }  // namespace
 
 PYBIND11_MODULE(_csrc, m) {
   m.doc() = "C++ parts of xelm_nemo.";
-  m.def("balanced_assign", &balanced_assign, py::arg("distance"),
-        "int32 [N] cluster of each document from float32 [N, K] distances; sizes differ by at most one.");
+  m.def("balanced_assign", &balanced_assign, py::arg("cost"), py::arg("cluster_of"), py::arg("price"),
+        py::arg("settled"), py::arg("reach"),
+        "Clusters of equal size at the least cost, from an assignment that is best at given prices.");
+  bind_tfidf(m);
 }

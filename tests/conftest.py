@@ -25,6 +25,7 @@ LEFT_OUT = {
     "multigpu": ("{devices}", "make test-gpu"),
     "slow": ("each takes more than ten seconds", "make test-slow"),
     "slurm": ("they start a SLURM on this machine", "make test-slurm"),
+    "nemo": ("they need NeMo, which takes long to import", "make test-nemo"),
 }
 DESELECTED = pytest.StashKey[Counter]()
 

@@ -5,17 +5,94 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-def balanced_assign(distance: NDArray[np.floating[Any]]) -> NDArray[np.int32]:
-    """Put each document into its nearest cluster with room; cluster sizes differ by at most one.
-
-    Greedy over (document, cluster) pairs in order of distance, ties by document, then cluster.
+def balanced_assign(
+    cost: NDArray[np.integer[Any]],
+    cluster_of: NDArray[np.integer[Any]],
+    price: NDArray[np.integer[Any]],
+    settled: NDArray[np.integer[Any]],
+    reach: int,
+) -> tuple[NDArray[np.int32], NDArray[np.int64], int]:
+    """Balance an assignment that is best at given prices; the total cost is then the least there is.
 
     Args:
-        distance: [N, K], read as float32; infinities are allowed.
+        cost: [N, K] int32, of the documents that may move.
+        cluster_of: [N], the cluster of each, where its cost + price is lowest.
+        price: [K].
+        settled: [K], how many further documents stay; other clusters are worse for them by more than `reach`.
+        reach: by how much prices may move apart; 2**63 - 1 sets no limit.
 
     Returns:
-        [N], the cluster of each document.
+        [N], the clusters; [K], the prices, each document still being where cost + price is lowest; and how
+        many documents are still too many somewhere, which is 0 unless `reach` ended the work.
 
     Raises:
-        ValueError: not a matrix, a NaN in it, or documents without any cluster.
+        ValueError: shapes that do not fit together, a cluster that is not the best, or no cluster at all.
     """
+
+class AnalyzerSettings:
+    """How a text is cut into terms."""
+
+    def __init__(self, *, characters: bool, drops_numbers: bool, shortest: int, longest: int) -> None:
+        """`characters` takes n-grams of characters within words, else n-grams of words are taken.
+
+        `drops_numbers` leaves out words that start with a digit. `shortest` and `longest` are of n-grams.
+        """
+
+class TermCounter:
+    """Counts the terms of a stream of documents, exactly and in bounded memory."""
+
+    num_documents: int
+
+    def __init__(
+        self,
+        settings: AnalyzerSettings,
+        stop_words: list[str],
+        *,
+        num_threads: int,
+        memory_bytes: int,
+        folder: str,
+    ) -> None:
+        """Begin without any document; tables that are full go to files in `folder`."""
+
+    def add(self, texts: list[str]) -> None:
+        """Count documents. No other thread may change the list meanwhile.
+
+        Raises:
+            TypeError: an item is not a str.
+            OSError: a file cannot be written.
+        """
+
+    def occurrences(self, most: int) -> NDArray[np.float64]:
+        """How often each term occurs, in the order of code points; the first `most` terms."""
+
+    def all(self) -> tuple[list[str], NDArray[np.int64]]:
+        """All terms in order, and in how many documents each is."""
+
+    def at(self, positions: NDArray[np.int64]) -> tuple[list[str], NDArray[np.int64]]:
+        """As `all`, the terms at these ascending positions."""
+
+    def most_frequent(self, limit: int) -> tuple[list[str], NDArray[np.int64]]:
+        """As `all`, the terms that occur most often, of equally frequent ones the first."""
+
+class Tfidf:
+    """Turns documents into rows of a sparse matrix."""
+
+    def __init__(
+        self, settings: AnalyzerSettings, stop_words: list[str], terms: list[str], idf: NDArray[np.float64]
+    ) -> None:
+        """Take terms by column, and the idf of each.
+
+        Raises:
+            ValueError: a term comes twice, or there are not as many idf as terms.
+        """
+
+    def transform(
+        self, texts: list[str], *, by_first_use: bool, num_threads: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.int32], NDArray[np.int64]]:
+        """Values, columns and where rows start; rows in the order of columns, or in that of first use.
+
+        No other thread may change the list meanwhile.
+
+        Raises:
+            TypeError: an item is not a str.
+        """

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from xelm_nemo.errors import ArtifactError
-from xelm_nemo.files import atomic_folder, fingerprint, read_json, sha256, write_json
+from xelm_nemo.files import WORK, atomic_folder, fingerprint, read_json, sha256_each, write_json
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -58,15 +58,19 @@ def is_current(folder: Path, recipe: Recipe) -> bool:
 
 
 @contextlib.contextmanager
-def build(folder: Path, recipe: Recipe) -> Iterator[Path]:
-    """Yield an empty folder to fill; on success it gets a manifest and takes its name in one step.
+def build(folder: Path, recipe: Recipe, *, resumable: bool = False) -> Iterator[Path]:
+    """Yield a folder to fill; on success it gets a manifest and takes its name in one step.
+
+    It is empty; or, if `resumable`, as an earlier build by the same recipe left it that did not end. Such a
+    build keeps its notes in `files.WORK` within it, which does not become part of the artifact.
 
     Raises:
-        ArtifactError: the folder holds something that is no artifact, which would be lost.
+        ArtifactError: the folder holds something that is no artifact, which would be lost; or there is no
+            room for it.
     """
     stamp = recipe.stamp()  # before the work: inputs that change meanwhile make the artifact stale
     check_replaceable(folder)
-    with atomic_folder(folder) as part:
+    with atomic_folder(folder, resume=fingerprint(stamp) if resumable else None) as part:
         yield part
         write_manifest(part, stamp)
 
@@ -85,10 +89,11 @@ def check_replaceable(folder: Path) -> None:
 
 def write_manifest(folder: Path, stamp: Mapping[str, Any]) -> None:
     """Record the recipe's stamp and the hash of every file in the folder; marks the folder as whole."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
+    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != MANIFEST]
+    files = [p for p in files if p.relative_to(folder).parts[0] != WORK]
     entries = {
-        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256(path)}
-        for path in files
+        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": digest}
+        for path, digest in zip(files, sha256_each(files), strict=True)
     }
     # The digest speaks of content only: an input that was touched but not changed makes its artifact
     # be built again, and nothing after it.
@@ -123,13 +128,16 @@ def verify(folder: Path) -> None:
     Raises:
         ArtifactError: names the first file that is missing or whose bytes changed.
     """
-    for name, entry in read_json(folder / MANIFEST)["files"].items():
-        path = folder / name
+    recorded = {
+        folder / name: entry["sha256"] for name, entry in read_json(folder / MANIFEST)["files"].items()
+    }
+    for path in recorded:
         if not path.is_file():
             raise ArtifactError(
                 f"{path} is missing; delete {folder} and run the command that makes it again."
             )
-        if sha256(path) != entry["sha256"]:
+    for path, found in zip(recorded, sha256_each(list(recorded)), strict=True):
+        if found != recorded[path]:
             raise ArtifactError(f"{path} has changed since it was made; delete {folder} and run again.")
 
 

@@ -51,6 +51,11 @@ def device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if has_cuda() else torch.device("cpu")
 
 
+def free_bytes(place: torch.device) -> int:
+    """What models may take of a device's memory: four fifths of what is free; the rest is to compute in."""
+    return torch.cuda.mem_get_info(place)[0] * 4 // 5 if place.type == "cuda" else sys.maxsize
+
+
 def distributed_backend() -> str:
     """The torch.distributed backend of the device."""
     return "nccl" if has_cuda() else "gloo"
@@ -84,14 +89,22 @@ class _CpuDevice(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        if "cuda" in str(kwargs.get("device", "")):
-            kwargs["device"] = "cpu"
+        if "device" in kwargs:
+            kwargs["device"] = _on_cpu(kwargs["device"])
+        kwargs.pop("pin_memory", None)  # pages are pinned for the way to a GPU
         if func is torch.Tensor.cuda:
             return args[0]
+        if func is torch.Tensor.to:
+            args = (args[0], *map(_on_cpu, args[1:]))
         result = func(*args, **kwargs)
         if func is torch.Tensor.type and isinstance(result, str):  # the optimizer tests for CUDA's names
             result = result.replace("torch.", "torch.cuda.")
         return result
+
+
+def _on_cpu(value: Any) -> Any:
+    """The CPU for a CUDA device; anything else as it is."""
+    return "cpu" if isinstance(value, str | torch.device) and "cuda" in str(value) else value
 
 
 class _NoStream:
@@ -129,6 +142,7 @@ def _stand_in_for_cuda() -> None:
     cuda.stream = lambda stream: contextlib.nullcontext()
     cuda.current_stream = cuda.default_stream = lambda *args: _NoStream()
     cuda.synchronize, cuda.empty_cache, cuda.set_device = constant(None), constant(None), constant(None)
+    cuda.is_initialized = constant(True)  # NeMo asserts it before it reads a checkpoint
     # The CPU generator plays the CUDA one: Megatron's tracker swaps its state, so that dropout in
     # tensor-parallel regions differs between ranks and agrees elsewhere, exactly as on a GPU.
     cuda.manual_seed = torch.manual_seed

@@ -4,8 +4,11 @@ python -m xelm_nemo.export source=DIR output=DIR
 
 source     a model, or a folder of several (runs/<name>/experts/round0), each of which becomes a folder
 output     where they go
-format     hf, the only one so far
-tokenizer  the tokenizer's folder, if not the one that the model was trained with
+format     hf (a Hugging Face folder), metaseq (a folder with a consolidated.pt), nemo (a NeMo checkpoint, for
+           which NeMo has to be installed), or upstream (a tf-idf clusterer as the original programs' two
+           pickles); hf if not given
+dtype      fp32, bf16 or fp16, if not the model's own; not for nemo
+tokenizer  the tokenizer's folder or hub id, if not the one that the model was trained with
 """
 
 import sys

@@ -1,59 +1,113 @@
 """Files that are either whole or absent: atomic writes, hashes, JSON and safetensors. No pickle."""
 
 import contextlib
+import errno
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xelm_nemo.errors import ArtifactError
+from xelm_nemo.errors import ArtifactError, ConfigError
 
+WORK = ".work"  # in a folder that is being made: what helps to go on; it is gone when the folder is whole
 _HASH_CHUNK_BYTES = 1 << 20
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Write `data` so that a reader, or a kill at any moment, sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")  # one name: what a kill leaves is written over next time
-    with part.open("wb") as file:
+    with atomic_file(path) as file:
         file.write(data.encode() if isinstance(data, str) else data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-    _sync_folder(path.parent)
 
 
 @contextlib.contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `path` that becomes `path` when the block ends without an error.
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file to write that takes its name when the block ends without an error.
 
-    A folder already at `path` is replaced. What an earlier kill left half-written is removed.
+    Raises:
+        ArtifactError: there is no room for it; an older file of the name is as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")  # one name: what a kill leaves is written over next time
+    with room_for(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            part.unlink()
+            raise
+        part.replace(path)
+        _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def room_for(path: Path) -> Iterator[None]:
+    """Say in one line that there was no room to write `path`.
+
+    Raises:
+        ArtifactError: the disk is full, or a limit of the user or the process is reached.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise ArtifactError(
+            f"{path} cannot be written ({error.strerror}); what was there is as it was: make room, and run "
+            "the same command again."
+        ) from error
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path, *, resume: str | None = None) -> Iterator[Path]:
+    """Yield a folder beside `path` that becomes `path` when the block ends without an error.
+
+    A folder already at `path` is replaced. What an earlier kill or error left half-written is removed;
+    unless `resume` is given and was given then too: what is left is then yielded again.
+
+    Args:
+        path: the folder's name.
+        resume: says what the content is made from.
+
+    Raises:
+        ArtifactError: there is no room for it.
+    """
     part = path.with_name(f".{path.name}.part")
     old = path.with_name(f".{path.name}.old")
-    for leftover in (part, old):
-        remove(leftover)
-    part.mkdir()
-    try:
-        yield part
-    except BaseException:
-        remove(part)
-        raise
-    for file in part.rglob("*"):
-        _sync(file)
-    _sync(part)
-    if path.exists():
-        path.rename(old)
-    part.rename(path)
-    _sync_folder(path.parent)
-    remove(old)
+    with room_for(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove(old)
+        made_from = part / WORK / "made_from"
+        if resume is None or not made_from.is_file() or made_from.read_text() != resume:
+            remove(part)
+            part.mkdir()
+            if resume is not None:
+                write_atomic(made_from, resume)
+        try:
+            yield part
+        except BaseException:
+            if resume is None:
+                remove(part)
+            raise
+        remove(part / WORK)
+        for file in part.rglob("*"):
+            _sync(file)
+        _sync(part)
+        if path.exists():
+            path.rename(old)
+        part.rename(path)
+        _sync_folder(path.parent)
+        remove(old)
 
 
 def remove(path: Path) -> None:
@@ -66,11 +120,24 @@ def remove(path: Path) -> None:
 
 def sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_HASH_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_each(paths: Sequence[Path]) -> list[str]:
+    """The hashes of several files, taken side by side."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(sha256, paths))
+
+
+def read_ahead(folder: Path) -> None:
+    """Have the system read a folder's files into its cache meanwhile; where it cannot, nothing happens."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
 
 def fingerprint(value: Any) -> str:
@@ -136,6 +203,16 @@ def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
         raise ArtifactError(
             f"{path} is damaged ({error}); delete its folder and run the command again."
         ) from error
+
+
+def config_folder() -> Path:
+    """Where the YAML files are, in a checkout and in an installed package alike."""
+    spec = importlib.util.find_spec("xelm_configs")
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError(
+            "the configuration files are not installed; run `pip install -e .` in the checkout."
+        )
+    return Path(next(iter(spec.submodule_search_locations)))
 
 
 def _sync(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Write the shipped corpus into the run folder.
+"""Write the shipped corpus, or one made from raw files (corpus.raw=DIR), into the run folder.
 
 python -m xelm_nemo.prepare +experiment=<name> key=value ...
 """

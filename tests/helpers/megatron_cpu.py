@@ -49,6 +49,32 @@ def train_in_turn(folders, ports):
         train(TrainJob.load(folder))
 
 
+def logits_at_layout(model, tokens_BS):
+    """The model's logits [B, S, V] over all pipeline stages; None on stages before the last."""
+    from megatron.core.pipeline_parallel import get_forward_backward_func
+    from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
+
+    def forward_step(_, model):
+        return model(tokens_BS, None, None), keep
+
+    def keep(output, non_loss_data):
+        return gather_from_tensor_model_parallel_region(output)[..., : model.real_vocab_size]
+
+    batch_size, seq_length = tokens_BS.shape
+    with torch.no_grad():
+        found = get_forward_backward_func()(
+            forward_step_func=forward_step,
+            data_iterator=None,
+            model=[model.eval()],
+            num_microbatches=1,
+            seq_length=seq_length,
+            micro_batch_size=batch_size,
+            forward_only=True,
+            collect_non_loss_data=True,
+        )
+    return found[0] if found else None
+
+
 def write_tokens(folder):
     """Token shards of random documents for two clusters."""
     from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder, get_bin_path, get_idx_path
@@ -68,7 +94,7 @@ def write_tokens(folder):
     write_counts(folder, VOCAB_SIZE, {})
 
 
-def write_seed_model(folder, shape):
+def write_seed_model(folder, shape, *, seed=1):
     """A model folder with random weights."""
     from xelm_nemo import parallel
     from xelm_nemo.artifacts import Recipe
@@ -76,7 +102,7 @@ def write_seed_model(folder, shape):
     from xelm_nemo.model.config import ParallelConfig
     from xelm_nemo.model.gpt import build_model
 
-    with parallel.model_parallel(seed=1):
+    with parallel.model_parallel(seed=seed):
         model = build_model(shape, ParallelConfig(), vocab_size=VOCAB_SIZE, dtype=torch.float32)
         facts = store.ModelFacts(shape=shape, vocab_size=VOCAB_SIZE, dtype="fp32", tokenizer="none")
         store.save_model(folder, model, facts, Recipe("model", {}))
@@ -121,8 +147,7 @@ class Workshop:
             tokenizer="none",
             shape=shape,
             parallel=layout or ParallelConfig(),
-            dtype="fp32",
-            **settings | changes,
+            **{"dtype": "fp32"} | settings | changes,
         )
         Path(job.folder).mkdir(parents=True)
         job.save()

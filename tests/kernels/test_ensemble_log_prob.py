@@ -78,6 +78,21 @@ def test_layout_in_memory_does_not_matter(device):
     assert torch.equal(op._launch(vocabulary_first, log_w, target), expected)
 
 
+@pytest.mark.parametrize("mix", [op._launch, op.ensemble_log_prob])
+def test_expert_without_weight_is_not_read(mix, device):
+    logits, log_w, target = random_inputs(3, 4, 300, device)
+    log_w[:, 1] = -INF
+    others = mix(logits[[0, 2]], log_w[:, [0, 2]], target)
+    logits[1] = float("nan")
+    torch.testing.assert_close(mix(logits, log_w, target), others)
+
+
+def test_a_logit_that_is_no_number_comes_out(device):
+    logits, log_w, target = random_inputs(2, 3, 300, device)
+    logits[0, 1, (target[1] + 1) % 300] = float("nan")
+    assert op._launch(logits, log_w, target).isnan().tolist() == [False, True, False]
+
+
 @pytest.mark.gpu  # the interpreter would copy the 4 GiB
 def test_expert_beyond_two_to_the_31_elements_is_read_from_its_own_place(device):
     stride = 2**28

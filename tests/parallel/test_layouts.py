@@ -46,11 +46,12 @@ def trained(tmp_path_factory):
     """The folders of all jobs by name. Starting ranks is what takes time, so one pair trains them all."""
     workshop = Workshop(tmp_path_factory.mktemp("layouts"))
     workshop.set_up(SHAPE)
-    folders = {"tp1": workshop.job("tp1", SHAPE)}
+    folders = {"tp1": workshop.job("tp1", SHAPE), "bf16": workshop.job("bf16", SHAPE, dtype="bf16")}
     folders["to_move"] = workshop.job("to_move", SHAPE, train_iters=6, save_interval=4, eval_interval=6)
     for folder in folders.values():
         train(TrainJob.load(folder))
     on_two_ranks = {name: workshop.job(name, SHAPE, layout=layout) for name, layout in LAYOUTS.items()}
+    on_two_ranks["bf16_pp2"] = workshop.job("bf16_pp2", SHAPE, dtype="bf16", layout=LAYOUTS["pp2"])
     for name in MOVED_TO:
         on_two_ranks[f"moved_to_{name}"] = halfway(folders["to_move"], LAYOUTS[name], name=f"moved_to_{name}")
     for name in ("dropout", "dropout_again"):
@@ -102,6 +103,15 @@ def test_layout_changes_no_gradient(trained, layout):
     assert len(expected) == 15, "every parameter of the model, layers stacked"
     errors = relative_errors(gradients(trained[layout], iteration=1), expected)
     assert {name: error for name, error in errors.items() if not error <= RTOL} == {}
+
+
+def test_bf16_gradient_of_a_head_with_its_own_weight_is_that_of_a_tied_one(trained):
+    assert losses(trained["bf16_pp2"]) == losses(trained["bf16"])
+    found, expected = (gradients(trained[name], iteration=1) for name in ("bf16_pp2", "bf16"))
+    assert max(relative_errors(found, expected).values()) <= RTOL
+    words = "embedding.word_embeddings.weight"
+    in_float32 = gradients(trained["tp1"], iteration=1)
+    assert relative_errors({words: expected[words]}, {words: in_float32[words]})[words] < 0.05
 
 
 @pytest.mark.parametrize("layout", MOVED_TO)

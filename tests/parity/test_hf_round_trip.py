@@ -6,8 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.helpers.random_opt import LIKE_350M, NARROW, PRE_NORM, random_opt, write_opt_tokenizer
-from tests.helpers.random_xglm import GELU, RELU, logits_of, random_tokens, random_xglm
+from tests.helpers.random_opt import write_opt_tokenizer
+from tests.helpers.random_xglm import logits_of, random_tokens
+from tests.helpers.variants import VARIANTS, random_variant
 from xelm_nemo import device, parallel
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.checkpoint import store
@@ -16,15 +17,6 @@ from xelm_nemo.corpus.config import TokenizerConfig
 from xelm_nemo.corpus.tokenizer import train_tokenizer
 from xelm_nemo.model.config import ParallelConfig
 
-# Name -> (architecture, settings).
-VARIANTS = {
-    "xglm_gelu": ("xglm", GELU),
-    "xglm_relu_8x": ("xglm", RELU),
-    "opt_pre_norm": ("opt", PRE_NORM),
-    "opt_like_350m": ("opt", LIKE_350M),
-    "opt_narrow_gelu": ("opt", NARROW),
-}
-RANDOM = {"xglm": random_xglm, "opt": random_opt}
 TEXTS = [
     "All human beings are born free and equal in dignity and rights.",
     "Tous les êtres humains naissent libres et égaux en dignité et en droits.",
@@ -34,11 +26,10 @@ TEXTS = [
 @pytest.fixture(scope="module", params=VARIANTS)
 def folders(request, tmp_path_factory):
     """Folders of one variant: original, imported, exported."""
-    root, (architecture, settings) = tmp_path_factory.mktemp(request.param), VARIANTS[request.param]
-    torch.manual_seed(0)
-    RANDOM[architecture](**settings).save_pretrained(root / "original")
+    root = tmp_path_factory.mktemp(request.param)
+    random_variant(request.param).save_pretrained(root / "original")
     import_hf(root / "original", root / "imported", Recipe("model", {}))
-    write_tokenizer(architecture, root / "tokenizer")
+    write_tokenizer(VARIANTS[request.param][0], root / "tokenizer")
     export_hf(root / "imported", root / "exported", tokenizer=root / "tokenizer")
     return root
 

@@ -63,7 +63,7 @@ def test_shards_are_read_and_written(original, to_hf, monkeypatch):
     load(original).save_pretrained(original, max_shard_size="50KB")
     (original / "model.safetensors").unlink(missing_ok=True)
     assert len(list(original.glob("*.safetensors"))) > 1
-    monkeypatch.setattr(hf, "MAX_SHARD_SIZE", "50KB")
+    monkeypatch.setattr(hf, "MAX_SHARD_BYTES", 50_000)
     exported = to_hf(original)
     assert len(list(exported.glob("*.safetensors"))) > 1
     assert set(json.loads((exported / "model.safetensors.index.json").read_text())["weight_map"]) == set(

@@ -97,7 +97,7 @@ def test_other_settings_for_the_same_folder_are_refused_by_name(finished):
 def test_another_top_k_evaluates_again_and_trains_nothing(finished):
     folder, _ = finished
     before = modification_times(folder / "experts")
-    screen = run_well("evaluate", *SMALL, f"output={folder}", "evaluation.top_k=[1]")
+    screen = run_well("evaluate", *SMALL, f"output={folder}", "evaluation.top_k=[null,1]")
     assert "top-2" not in screen
     after = modification_times(folder / "experts")
     assert before == after

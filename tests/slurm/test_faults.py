@@ -183,8 +183,7 @@ def run_into_the_time_limit(cluster, state):
 
 def lose_the_node(cluster, state):
     cluster.kill_node(state.node)
-    down = lambda: "down" in cluster.call("sinfo", "-h", "-n", state.node, "-p", "main", "-o", "%T")  # noqa: E731
-    wait_for(down, 120, f"{state.node} is not missed")
+    wait_for(lambda: "RUNNING" not in cluster.call("squeue", "-h", "-j", state.job, "-o", "%T"), 120, state)
     cluster.start_node(state.node)
 
 

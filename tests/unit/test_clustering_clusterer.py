@@ -7,7 +7,7 @@ import pytest
 from xelm_nemo.clustering.clusterer import Clusterer, TfidfClusterer, TypologyClusterer, fit_clusterer
 from xelm_nemo.clustering.config import METHODS, ClusteringConfig
 from xelm_nemo.clustering.report import cluster_report, report_markdown
-from xelm_nemo.corpus.jsonl import Document
+from xelm_nemo.corpus.documents import Document
 from xelm_nemo.errors import ArtifactError, ConfigError, CorpusError
 
 WORDS = {
@@ -137,34 +137,48 @@ def test_centroids_of_another_clusterer_are_refused(tmp_path):
         Clusterer.load(tmp_path)
 
 
-def test_the_report_counts_languages_and_names_the_heaviest_terms():
+def test_the_report_adds_files_up_and_names_the_heaviest_terms():
     clusterer = fit_clusterer(documents(), config("tfidf"))
-    mixed = [*documents(), Document("x|0", "the law", None)]
-    report = cluster_report(clusterer, mixed, clusterer.assign(mixed))
+    files = [[{"en": 8}, {"fr": 8}, {"de": 8}], [{"?": 1}, {}, {}]]
+    report = cluster_report(clusterer, files)
     assert (report["kind"], report["num_clusters"], report["num_documents"]) == ("tfidf", 3, 25)
+    assert report["largest_over_mean"] == pytest.approx(9 / 25 * 3)
     first = report["clusters"][0]
-    assert (first["documents"], first["languages"]) == (9, {"en": 8, "?": 1})
+    assert (first["documents"], first["share"], first["languages"]) == (9, 9 / 25, {"en": 8, "?": 1})
     assert set(first["top_terms"][:6]) == set(WORDS["en"].split())
     assert json.loads(json.dumps(report)) == report
 
 
 def test_an_empty_cluster_is_in_the_report():
-    report = cluster_report(TypologyClusterer(2, {"en": 0, "fr": 1}), documents()[:1], [0])
+    report = cluster_report(TypologyClusterer(2, {"en": 0, "fr": 1}), [[{"en": 1}, {}]])
     assert [row["documents"] for row in report["clusters"]] == [1, 0]
     assert "top_terms" not in report["clusters"][0]
 
 
+def test_the_report_lists_files_with_bad_lines():
+    files = [{"file": f"{n}.jsonl", "bad_lines": n, "kinds": {"torn": n} if n else {}} for n in range(13)]
+    clusterer = TypologyClusterer(1, {"en": 0})
+    report = cluster_report(clusterer, [[{"en": 1}]] * 13, files)
+    assert [file["file"] for file in report["skipped"]] == [f"{n}.jsonl" for n in range(1, 13)]
+    lines = report_markdown(report).splitlines()
+    assert "78 bad lines were skipped (78 torn):" in lines
+    assert lines[-2:] == ["- 10.jsonl: 10", "- and 2 more files"]
+
+
 def test_the_markdown_report_is_a_table_that_no_term_can_break():
+    row = {"cluster": 0, "documents": 3, "share": 1.0, "languages": {"en": 2, "fr": 1}}
     report = {
         "kind": "tfidf",
         "num_clusters": 1,
         "num_documents": 3,
-        "clusters": [
-            {"cluster": 0, "documents": 3, "languages": {"en": 2, "fr": 1}, "top_terms": ["a |", "`", "law"]}
-        ],
+        "largest_over_mean": 1.0,
+        "clusters": [row | {"top_terms": ["a |", "`", "law"]}],
+        "skipped": [],
     }
     assert report_markdown(report).splitlines()[2:] == [
-        "| cluster | documents | languages | top terms |",
-        "| --- | --- | --- | --- |",
-        "| 0 | 3 | en 2 fr 1 | `a␣¦` `'` `law` |",
+        "| cluster | documents | share | languages | top terms |",
+        "| --- | --- | --- | --- | --- |",
+        "| 0 | 3 | 100.0% | en 2 fr 1 | `a␣¦` `'` `law` |",
+        "",
+        "The largest cluster is 1.00 times the mean.",
     ]

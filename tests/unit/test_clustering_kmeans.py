@@ -1,6 +1,11 @@
 import numpy as np
 import pytest
+import torch
 
+from tests.helpers.transport import assert_cheapest
+from xelm_nemo.bench.upstream_kmeans import auction, upstream_centroids
+from xelm_nemo.clustering import kmeans as module
+from xelm_nemo.clustering.balance import balanced_assignment
 from xelm_nemo.clustering.kmeans import balanced_kmeans, squared_distances
 from xelm_nemo.errors import ConfigError
 
@@ -53,6 +58,57 @@ def test_the_same_seed_gives_the_same_bits_and_another_start_may_not():
     one, two = kmeans(vectors, 8), kmeans(vectors, 8)
     assert np.array_equal(one.centroids, two.centroids) and np.array_equal(one.assignment, two.assignment)
     assert any(not np.array_equal(one.assignment, kmeans(vectors, 8, seed=s).assignment) for s in range(1, 5))
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+def test_the_bits_do_not_depend_on_the_number_of_threads(balanced, restored_threads):
+    vectors = np.random.default_rng(8).random((20_000, 16), np.float32)
+    found = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        found.append(kmeans(vectors, 6, balanced=balanced, max_iterations=2))
+    one, two = found
+    assert np.array_equal(one.centroids, two.centroids) and one.cost == two.cost
+    assert np.array_equal(one.assignment, two.assignment)
+
+
+@pytest.fixture
+def restored_threads():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_it_costs_less_than_upstreams_algorithm():
+    rng = np.random.default_rng(0)
+    center = rng.normal(size=(40, 16))
+    vectors = center[rng.choice(40, 800, p=rng.dirichlet(np.full(40, 0.7)))] + rng.normal(size=(800, 16))
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    assert kmeans(vectors, 8, num_starts=4).cost < 0.995 * upstream_cost(vectors, 8)
+
+
+def upstream_cost(vectors, num_clusters):
+    points = torch.from_numpy(vectors)
+    square = torch.cdist(points, upstream_centroids(points, num_clusters, seed=0)).square()
+    chosen = auction(-square)
+    assert torch.bincount(chosen).tolist() == [len(vectors) // num_clusters] * num_clusters
+    return float(square.gather(1, chosen[:, None]).sum())
+
+
+def test_more_documents_than_a_sample_start_from_the_samples_best_run(monkeypatch):
+    vectors = np.random.default_rng(9).random((3000, 8), np.float32)
+    whole = kmeans(vectors, 6)
+    monkeypatch.setattr(module, "_SAMPLE", 500)
+    monkeypatch.setattr(module, "_SAMPLE_A_CLUSTER", 1)
+    sampled = kmeans(vectors, 6, num_starts=3)
+    assert sampled.sizes.tolist() == [500] * 6
+    assert sampled.cost < 1.02 * whole.cost
+
+
+def test_the_last_assignment_is_the_cheapest_balanced_one_to_its_centroids_before():
+    points = module._Points(torch.rand(999, 5, generator=torch.Generator().manual_seed(0)))
+    cost = points.costs(points.vectors[:8])
+    assert_cheapest(cost, *balanced_assignment(cost))
 
 
 def test_numbers_do_not_depend_on_the_start():

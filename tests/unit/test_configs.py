@@ -8,9 +8,10 @@ import pytest
 from xelm_nemo import command, export, status
 from xelm_nemo.config import values
 from xelm_nemo.config.check import check
-from xelm_nemo.config.compose import compose, config_folder, from_yaml, to_yaml
+from xelm_nemo.config.compose import compose, from_yaml, to_yaml
 from xelm_nemo.config.schema import RunConfig, differing_keys
 from xelm_nemo.errors import ConfigError
+from xelm_nemo.files import config_folder
 from xelm_nemo.stages import pipeline
 from xelm_nemo.stages.jobs import round_jobs
 from xelm_nemo.stages.run import Run
@@ -24,6 +25,7 @@ CHOICES = sorted(
 OUT_OF_RANGE = [
     *((key, least - 1, f"at least {least}") for key, least in values.AT_LEAST.items()),
     *((key, 0, "above 0") for key in values.ABOVE_ZERO),
+    *((key, 1.5, "above 0 and at most 1") for key in values.UP_TO_ONE),
     *((key, 1, "at least 0 and below 1") for key in values.BELOW_ONE),
     *((key, -1, "from 0 to 4294967295") for key in values.SEEDS),
 ]
@@ -163,6 +165,9 @@ def test_rate_that_is_no_finite_number_is_refused(value):
         ("tokenizer.kind=wordpiece", "use one of ['unigram', 'bpe']"),
         ("clustering.ngram_range=[3,1]", "clustering.ngram_range=[3, 1]"),
         ("clustering.ngram_range=[1]", "use for example [1,3]"),
+        ("clustering.fit_on=train", "clustering.fit_on='train' names no shards; use all"),
+        ("clustering.fit_on=[all]", "clustering.fit_on=['all'] names no shards"),
+        ("clustering.fit_on=[]", "clustering.fit_on=[] names no shards"),
         ("evaluation.top_k=[0]", "evaluation.top_k=[0] keeps no expert"),
         ("evaluation.rules=[vote]", "evaluation.rules=['vote'] must be some of"),
         ("evaluation.rules=[]", "evaluation.rules=[] must be some of"),
@@ -174,6 +179,13 @@ def test_value_that_cannot_work_is_refused(setting, said):
     with pytest.raises(ConfigError) as caught:
         compose([setting])
     assert said in str(caught.value)
+
+
+def test_shards_to_fit_on_are_one_or_a_list():
+    assert compose([]).clustering.fit_shards is None
+    assert compose(["clustering.fit_on=train/00000"]).clustering.fit_shards == ["train/00000"]
+    both = compose(["clustering.fit_on=[train/00000,train/00003]"])
+    assert both.clustering.fit_shards == ["train/00000", "train/00003"]
 
 
 def test_rules_that_route_by_text_need_a_clusterer_of_texts():

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 
 import numpy as np
 
-from xelm_nemo.corpus.jsonl import read_documents
+from xelm_nemo.corpus.documents import read_documents
 from xelm_nemo.corpus.udhr import TEST_ARTICLES, VALID_ARTICLES, documents, write_corpus
 
 LANGUAGES = {

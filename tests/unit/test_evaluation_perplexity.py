@@ -1,5 +1,7 @@
 import dataclasses
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,9 +14,12 @@ from tests.helpers.bigrams import (
     LetterTokenizer,
     encode,
 )
+from xelm_nemo.ensemble.placement import Team
 from xelm_nemo.errors import ConfigError
 from xelm_nemo.evaluation.config import EvaluationConfig
-from xelm_nemo.evaluation.perplexity import evaluate_ensemble
+from xelm_nemo.evaluation.evidence import Text
+from xelm_nemo.evaluation.perplexity import ALONE, Models, evaluate_ensemble
+from xelm_nemo.evaluation.report import verdict
 from xelm_nemo.evaluation.scoring import HeldOutDocument, ModelSource
 from xelm_nemo.router.config import RouterConfig
 
@@ -35,27 +40,45 @@ def sources(models=MODELS):
     return [ModelSource(f"expert{k}", str(k), lambda model=model: model) for k, model in enumerate(models)]
 
 
-def evaluate(folder, **changes):
-    arguments = {
-        "dataset": "test",
-        "experts": sources(),
-        "dense": ModelSource("dense", "d", lambda: DENSE),
-        "tokenizer": LetterTokenizer(),
-        "encode": encode,
-        "clusterer": LetterClusterer(LetterShares(), CENTROIDS),
-        "language_expert": LANGUAGE_EXPERT,
-        "seq_length": 100,
-        "router": ROUTER,
-        "config": EvaluationConfig(top_k=[1, 2], batch_size=3, bootstrap_samples=50),
-        "folder": folder,
-    }
-    return evaluate_ensemble(DOCUMENTS, **(arguments | changes))
+DENSE_SOURCE = ModelSource("dense", "d", lambda: DENSE)
+CLUSTERER = LetterClusterer(LetterShares(), CENTROIDS)
 
 
-def slow_router(prefix, top_k):
+def evaluate_subsets(
+    folder,
+    subsets,
+    *,
+    experts=None,
+    dense=DENSE_SOURCE,
+    clusterer=CLUSTERER,
+    language_expert=LANGUAGE_EXPERT,
+    training_tokens=None,
+    router=ROUTER,
+    seq_length=100,
+    team=ALONE,
+    **settings,
+):
+    settings = {"top_k": [None, 1, 2], "batch_tokens": 30, "bootstrap_samples": 50} | settings
+    return evaluate_ensemble(
+        subsets,
+        models=Models(sources() if experts is None else experts, dense, seq_length, training_tokens or {}),
+        text=Text(LetterTokenizer(), encode, clusterer, language_expert),
+        router=router,
+        config=EvaluationConfig(**settings),
+        folder=folder,
+        team=team,
+    )
+
+
+def evaluate(folder, documents=DOCUMENTS, **changes):
+    (result,) = evaluate_subsets(folder, {"test": documents}, **changes)
+    return result
+
+
+def slow_router(prefix, top_k, temperature=ROUTER.temperature):
     """Upstream's weights by the definition, one prefix at a time."""
     vector = LetterShares().transform([prefix])[0]
-    raw = [math.exp(-(float(((vector - c) ** 2).sum()) ** 2) / ROUTER.temperature) for c in CENTROIDS]
+    raw = [math.exp(-(float(((vector - c) ** 2).sum()) ** 2) / temperature) for c in CENTROIDS]
     keep = sorted(range(len(raw)), key=lambda k: -raw[k])[:top_k]
     return [raw[k] / sum(raw[i] for i in keep) if k in keep else 0.0 for k in range(len(raw))]
 
@@ -187,21 +210,8 @@ def test_tokens_are_compared_only_where_all_are_known(tmp_path):
 
 def test_documents_without_language_or_cluster_count_overall_only(tmp_path):
     plain = [HeldOutDocument(document.text) for document in DOCUMENTS]
-    arguments = {"language_expert": None, "config": EvaluationConfig(bootstrap_samples=5)}
-    known = evaluate(tmp_path, **arguments)
-    result = evaluate_ensemble(
-        plain,
-        dataset="test",
-        experts=sources(),
-        dense=None,
-        tokenizer=LetterTokenizer(),
-        encode=encode,
-        clusterer=LetterClusterer(LetterShares(), CENTROIDS),
-        seq_length=100,
-        router=ROUTER,
-        folder=tmp_path,
-        **arguments,
-    )
+    known = evaluate(tmp_path, language_expert=None)
+    result = evaluate(tmp_path, plain, language_expert=None, dense=None)
     assert result.headline.overall == known.headline.overall
     assert result.languages == result.clusters == []
 
@@ -211,10 +221,136 @@ def test_without_an_expert_for_every_language_none_is_chosen_by_language(tmp_pat
     names = [model.name for model in evaluate(tmp_path, language_expert=known).models]
     assert names[4:] == ["ensemble", "ensemble top-1", "ensemble top-2"]
     with pytest.raises(ConfigError, match="top1_language"):
-        evaluate(tmp_path, language_expert=known, config=EvaluationConfig(rules=["top1_language"]))
+        evaluate(tmp_path, language_expert=known, rules=["top1_language"])
 
 
 def test_the_number_of_experts_is_checked_before_any_model_is_loaded(tmp_path):
     with pytest.raises(ConfigError, match=r"clustering\.num_clusters=5"):
         evaluate(tmp_path, clusterer=LanguageClusterer(5))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name, top_k", [("ensemble, T=3", 3), ("ensemble top-2, T=3", 2)])
+def test_every_temperature_is_mixed_from_the_same_scores(tmp_path, name, top_k):
+    result = evaluate(tmp_path, temperatures=[3.0])
+    expected = slow_perplexity(lambda document, prefix: slow_router(prefix, top_k, temperature=3.0))
+    assert result.model(name).overall.perplexity == pytest.approx(expected, rel=1e-5)
+
+
+def test_behind_the_routers_share_of_a_document_the_last_weights_hold(tmp_path):
+    router = dataclasses.replace(ROUTER, cluster_ratio=0.5)
+
+    def held(document, prefix):
+        renewed = (len(encode(document.text)) - 1) // 2
+        return slow_router(prefix[: max(renewed - 2, 0)], 3)
+
+    result = evaluate(tmp_path, router=router)
+    assert result.headline.overall.perplexity == pytest.approx(slow_perplexity(held), rel=1e-5)
+
+
+def test_random_weights_are_those_of_a_document_whatever_stands_around_it(tmp_path):
+    together = evaluate(tmp_path / "a", rules=["random"], top_k=[None])
+    alone = evaluate(tmp_path / "b", DOCUMENTS[1:2], rules=["random"], top_k=[None])
+    assert together.headline.by_cluster[1] != alone.headline.by_cluster[1]  # two documents and one
+    backwards = evaluate(tmp_path / "c", DOCUMENTS[::-1], rules=["random"], top_k=[None])
+    for cluster in range(3):
+        ours, theirs = together.headline.by_cluster[cluster], backwards.headline.by_cluster[cluster]
+        assert ours.nats == pytest.approx(theirs.nats)
+
+
+def test_top_k_runs_only_the_experts_that_a_document_needs(tmp_path):
+    models = [BigramModel(k) for k in range(3)]
+    near_a = [HeldOutDocument(text) for text in ("aaaa", "aa", "aaa")]
+    far = np.array([[0.9, 0.1], [0.1, 1.5], [-1.0, -1.0]], dtype=np.float32)
+    arguments = {
+        "clusterer": LetterClusterer(LetterShares(), far),
+        "dense": None,
+        "rules": ["clustering"],
+        "top_k": [1],
+        "batch_tokens": 1,  # a document a forward pass
+    }
+    result = evaluate(tmp_path / "few", near_a, experts=sources(models), each_expert=False, **arguments)
+    assert [model.calls for model in models] == [3, 0, 0]
+    assert [model.name for model in result.models] == ["ensemble top-1"]
+    everything = evaluate(tmp_path / "all", near_a, experts=sources(models), **arguments)
+    assert [model.calls for model in models] == [6, 3, 3]
+    assert everything.headline == result.headline
+
+
+def test_an_expert_that_no_document_needs_is_not_even_loaded(tmp_path):
+    def never():
+        raise AssertionError("an expert without weight was loaded")
+
+    first, second, third = sources()
+    experts = [first, second, dataclasses.replace(third, load=never)]
+    evaluate(tmp_path, experts=experts, rules=["top1_language"], each_expert=False)
+
+
+def test_subsets_are_scored_together_and_reported_apart(tmp_path):
+    loads = []
+    experts = [
+        dataclasses.replace(source, load=lambda source=source: loads.append(source.name) or source.load())
+        for source in sources()
+    ]
+    halves = {"a": DOCUMENTS[:2], "b": DOCUMENTS[2:]}
+    found = evaluate_subsets(tmp_path / "both", halves, experts=experts)
+    assert loads == ["expert0", "expert1", "expert2"]
+    for result, (name, documents) in zip(found, halves.items(), strict=True):
+        alone = evaluate(tmp_path / name, documents)
+        assert result.dataset == name
+        assert [model.overall for model in result.models] == [model.overall for model in alone.models]
+
+
+def test_only_documents_of_the_clusters_asked_for_count(tmp_path):
+    result = evaluate(tmp_path, clusters=[1])
+    assert result.num_documents == 2 and list(result.documents) == ["yy"]
+
+
+def test_the_rest_of_the_experts_shares_the_weight_of_a_missing_one(tmp_path):
+    first, _, third = sources()
+    result = evaluate(tmp_path, experts=[first, None, third], language_expert={"xx": 0, "yy": 2})
+
+    def without_second(document, prefix):
+        a, _, c = slow_router(prefix, 3)
+        return [a / (a + c), 0.0, c / (a + c)]
+
+    assert result.headline.overall.perplexity == pytest.approx(slow_perplexity(without_second), rel=1e-5)
+    by_language = slow_perplexity(lambda document, prefix: [1, 0, 0] if document.lang == "xx" else [0, 0, 1])
+    assert result.model("top-1 by language").overall.perplexity == pytest.approx(by_language, rel=1e-5)
+    assert result.missing_experts == ["expert1"]
+    assert "Without expert1: not trained." in verdict(result)
+
+
+@pytest.mark.parametrize("num_groups", [2, 3, 5])
+def test_models_spread_over_ranks_give_the_same_result(tmp_path, num_groups):
+    barrier = threading.Barrier(num_groups, timeout=60)
+    models = [BigramModel(k) for k in range(3)]
+
+    def rank(group):
+        team = Team(group, num_groups, wait=barrier.wait)
+        return evaluate_subsets(tmp_path / "spread", {"test": DOCUMENTS}, experts=sources(models), team=team)
+
+    with ThreadPoolExecutor(num_groups) as ranks:
+        (result,), *others = ranks.map(rank, range(num_groups))
+    assert others == [[]] * (num_groups - 1)
+    assert result == evaluate(tmp_path / "alone", experts=sources(MODELS))
+    calls = [model.calls for model in models]
+    evaluate(tmp_path / "again", experts=sources(models))
+    assert [model.calls for model in models] == [2 * count for count in calls]  # each was run by one rank
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 17, 10_000])
+def test_batches_do_not_change_a_result(tmp_path, batch_tokens):
+    expected = evaluate(tmp_path / "a")
+    result = evaluate(tmp_path / "b", batch_tokens=batch_tokens)
+    for ours, theirs in zip(result.models, expected.models, strict=True):
+        assert ours.overall.nats == pytest.approx(theirs.overall.nats, rel=1e-6)
+
+
+def test_long_documents_are_routed_by_their_whole_text_and_scored_in_windows(tmp_path):
+    expected = evaluate(tmp_path / "whole")  # a bigram model needs no more context than a window has
+    result = evaluate(tmp_path / "windows", seq_length=3, stride=2)
+    assert result.num_truncated == 0
+    for ours, theirs in zip(result.models, expected.models, strict=True):
+        assert ours.overall.nats == pytest.approx(theirs.overall.nats, rel=1e-6)
+    assert evaluate(tmp_path / "cut", seq_length=3).num_truncated == 3

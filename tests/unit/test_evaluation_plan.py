@@ -8,6 +8,7 @@ from xelm_nemo.evaluation.plan import (
     languages_without_expert,
     plan_ensembles,
     select_documents,
+    with_expert,
 )
 from xelm_nemo.evaluation.scoring import HeldOutDocument, ModelSource
 
@@ -27,7 +28,7 @@ def names(ensembles):
 
 
 def test_a_text_clusterer_is_measured_with_all_experts_each_top_k_and_by_language():
-    assert plan(top_k=[2, 1]) == [
+    assert plan(top_k=[2, None, 1]) == [
         Ensemble("ensemble", "clustering"),
         Ensemble("ensemble top-1", "clustering", 1),
         Ensemble("ensemble top-2", "clustering", 2),
@@ -39,6 +40,25 @@ def test_top_k_of_every_expert_is_not_measured_twice():
     assert names(plan(num_experts=2, has_language_expert=False)) == ["ensemble", "ensemble top-1"]
 
 
+def test_all_experts_are_mixed_only_where_asked_for():
+    assert names(plan(rules=["clustering"], top_k=[1])) == ["ensemble top-1"]
+
+
+def test_each_temperature_is_measured_where_it_changes_a_weight():
+    found = plan(rules=["clustering", "bayes"], top_k=[None, 1, 2], temperatures=[0.5, 2])
+    assert names(found) == [
+        *("ensemble", "ensemble top-1", "ensemble top-2"),
+        *("ensemble, T=0.5", "ensemble top-2, T=0.5", "ensemble, T=2", "ensemble top-2, T=2"),
+        *("bayes", "bayes top-1", "bayes top-2"),
+    ]
+    assert found[3] == Ensemble("ensemble, T=0.5", "clustering", None, 0.5)
+
+
+def test_top_1_depends_on_the_temperature_where_scores_count_too():
+    found = plan(rules=["product_of_experts"], top_k=[1], temperatures=[2])
+    assert names(found) == ["product of experts top-1", "product of experts top-1, T=2"]
+
+
 def test_languages_lead_where_texts_cannot_be_placed():
     assert names(plan(can_route=False)) == ["top-1 by language"]
 
@@ -48,7 +68,7 @@ def test_weights_are_uniform_where_nothing_is_known():
 
 
 def test_the_first_rule_asked_for_leads():
-    assert names(plan(rules=["bayes", "clustering"], top_k=[])) == ["bayes", "ensemble"]
+    assert names(plan(rules=["bayes", "clustering"], top_k=[None])) == ["bayes", "ensemble"]
 
 
 @pytest.mark.parametrize(
@@ -58,6 +78,9 @@ def test_the_first_rule_asked_for_leads():
         ({"rules": []}, r"evaluation.rules=\[\]"),
         ({"rules": ["product_of_experts"], "can_route": False}, "clustering.method=tfidf"),
         ({"top_k": [0, 1]}, r"evaluation.top_k=\[0, 1\]"),
+        ({"top_k": []}, r"evaluation.top_k=\[\]"),
+        ({"temperatures": [0.0]}, r"evaluation.temperatures=\[0.0\]"),
+        ({"subsets": []}, r"evaluation.subsets=\[\]"),
     ],
 )
 def test_rules_that_cannot_work_are_named(settings, named):
@@ -83,9 +106,30 @@ def test_max_docs_of_nothing_is_refused():
         select_documents(DOCUMENTS, 0)
 
 
-def test_missing_experts_are_counted():
-    with pytest.raises(ConfigError, match=r"clustering.num_clusters=3 .* 2 trained experts"):
-        check_inputs(DOCUMENTS, EXPERTS, 3, plan(), {"en": 0})
+def test_documents_of_other_clusters_are_left_out():
+    documents = [HeldOutDocument(f"text {n}", "en", n % 3) for n in range(10)]
+    chosen = select_documents(documents, 4, clusters=[0, 2])
+    assert [document.text for document in chosen] == ["text 0", "text 2", "text 5", "text 8"]
+
+
+def test_clusters_without_a_document_are_refused():
+    with pytest.raises(ConfigError, match=r"evaluation\.clusters=\[7\]"):
+        select_documents(DOCUMENTS, None, clusters=[7])
+
+
+@pytest.mark.parametrize("num_clusters", [1, 3])
+def test_experts_that_are_not_the_clusterers_are_counted(num_clusters):
+    with pytest.raises(ConfigError, match=rf"clustering.num_clusters={num_clusters} .* 2 trained experts"):
+        check_inputs(DOCUMENTS, EXPERTS, num_clusters, plan(), {"en": 0})
+
+
+def test_a_set_without_any_expert_is_refused():
+    with pytest.raises(ConfigError, match="the expert set is empty"):
+        check_inputs(DOCUMENTS, [None, None], 2, plan(), {"en": 0})
+
+
+def test_a_language_whose_expert_is_missing_has_none():
+    assert with_expert({"en": 0, "de": 1}, [EXPERTS[0], None]) == {"en": 0}
 
 
 def test_a_language_without_an_expert_is_named():

@@ -5,8 +5,16 @@ import pytest
 import torch
 
 from tests.helpers.bigrams import BigramModel, LetterTokenizer, encode
+from xelm_nemo.ensemble.placement import Team
 from xelm_nemo.errors import CheckpointError, CorpusError
-from xelm_nemo.evaluation.scoring import HeldOutDocument, ModelSource, encode_documents, score_documents
+from xelm_nemo.evaluation.scoring import (
+    HeldOutDocument,
+    ModelSource,
+    Pass,
+    Scores,
+    encode_documents,
+    run_models,
+)
 
 TEXTS = ["ab", "b a bb", "a", "bbbb ab", "ba"]
 
@@ -24,8 +32,10 @@ def never_load():
     raise AssertionError("the model was loaded although its scores are on disk")
 
 
-def score(model_source, documents, folder, batch_size=2):
-    return score_documents(model_source, documents, batch_size=batch_size, device="cpu", folder=folder)
+def score(model_source, documents, folder, batch_tokens=12, seq_length=100, stride=None):
+    scores = Scores(model_source, documents, Pass(seq_length, stride, batch_tokens, "cpu", folder))
+    run_models([scores], Team())
+    return scores.read()
 
 
 def test_every_token_after_the_first_is_scored_the_end_included(tmp_path):
@@ -36,10 +46,10 @@ def test_every_token_after_the_first_is_scored_the_end_included(tmp_path):
         torch.testing.assert_close(log_p, torch.tensor(expected), atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 99])
-def test_batches_and_padding_do_not_change_a_score(tmp_path, batch_size):
+@pytest.mark.parametrize("batch_tokens", [1, 20, 999])
+def test_batches_and_padding_do_not_change_a_score(tmp_path, batch_tokens):
     alone = [score(source(BigramModel(0)), encoded([text]), tmp_path / text)[0] for text in TEXTS]
-    together = score(source(BigramModel(0)), encoded(), tmp_path, batch_size)
+    together = score(source(BigramModel(0)), encoded(), tmp_path, batch_tokens)
     for one, other in zip(alone, together, strict=True):
         torch.testing.assert_close(one, other)
 
@@ -69,14 +79,14 @@ def test_scores_on_disk_spare_loading_the_model(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "fingerprint, texts, batch_size",
-    [("2", TEXTS, 2), ("1", ["ab", "b a bb", "a", "bbbb ab", "bb"], 2), ("1", TEXTS, 3)],
+    "fingerprint, texts, batch_tokens",
+    [("2", TEXTS, 12), ("1", ["ab", "b a bb", "a", "bbbb ab", "bb"], 12), ("1", TEXTS, 20)],
     ids=["weights", "text", "batch size"],
 )
-def test_scores_of_something_else_are_not_taken(tmp_path, fingerprint, texts, batch_size):
+def test_scores_of_something_else_are_not_taken(tmp_path, fingerprint, texts, batch_tokens):
     score(source(BigramModel(0)), encoded(), tmp_path)
-    again = score(source(BigramModel(1), fingerprint), encoded(texts), tmp_path, batch_size)
-    expected = score(source(BigramModel(1)), encoded(texts), tmp_path / "fresh", batch_size)
+    again = score(source(BigramModel(1), fingerprint), encoded(texts), tmp_path, batch_tokens)
+    expected = score(source(BigramModel(1)), encoded(texts), tmp_path / "fresh", batch_tokens)
     assert all(torch.equal(a, b) for a, b in zip(again, expected, strict=True))
 
 
@@ -86,3 +96,49 @@ def test_a_model_that_diverged_is_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"expert0 .* not finite"):
         score(source(model), encoded(), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_next_model_is_fetched_while_one_is_scored(tmp_path):
+    seen = []
+
+    def source_of(k):
+        class Noting(BigramModel):
+            def __call__(self, tokens, targets):
+                seen.append(f"score {k}")
+                return super().__call__(tokens, targets)
+
+        def load():
+            seen.append(f"load {k}")
+            return Noting(k)
+
+        return ModelSource(f"expert{k}", str(k), load, lambda: seen.append(f"fetch {k}"))
+
+    how = Pass(100, None, 1000, "cpu", tmp_path)
+    run_models([Scores(source_of(k), encoded(["ab"]), how) for k in range(3)], Team())
+    assert seen == [
+        *("load 0", "fetch 1", "score 0"),
+        *("load 1", "fetch 2", "score 1"),
+        *("load 2", "score 2"),
+    ]
+
+
+def test_long_documents_are_scored_through_windows_every_token_once(tmp_path):
+    class Window(BigramModel):
+        """A model of more than one token: what it says depends on where the window begins."""
+
+        def __call__(self, tokens, targets):
+            assert tokens.shape[1] <= 4
+            return super().__call__(tokens, targets) - tokens[:, :1] / 8
+
+    text = "abab abb a"
+    document = encoded([text], seq_length=None)[0]
+    (log_p,) = score(source(Window(0)), [document], tmp_path, seq_length=4, stride=2)
+    ids = encode(text)
+    # The windows of 4 inputs: 0-3 score all, then 2-5, 4-7, ... their last two, and 7-10 its last one.
+    begins = [0, 0, 0, 0, 2, 2, 4, 4, 6, 6, 7]
+    expected = [
+        math.log(BigramModel(0).probability(ids[t], ids[t + 1])) - ids[begin] / 8
+        for t, begin in enumerate(begins)
+    ]
+    torch.testing.assert_close(log_p, torch.tensor(expected), atol=1e-6, rtol=1e-6)
+    assert (document.num_bytes, document.is_truncated) == (len(text), False)

@@ -5,6 +5,7 @@ from xelm_nemo.errors import ArtifactError
 from xelm_nemo.files import (
     atomic_folder,
     load_arrays,
+    read_ahead,
     read_json,
     save_arrays,
     sha256,
@@ -15,6 +16,14 @@ from xelm_nemo.files import (
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
+
+
+def test_reading_ahead_changes_nothing_and_needs_no_file(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/weights").write_bytes(b"123")
+    read_ahead(tmp_path)
+    read_ahead(tmp_path / "nothing")
+    assert (tmp_path / "sub/weights").read_bytes() == b"123"
 
 
 def test_write_replaces_the_file_and_leaves_nothing_else(tmp_path):

@@ -44,10 +44,10 @@ def script():
 def install(script, monkeypatch):
     """Run the script on a machine; returns what was installed, in order, versions left out."""
 
-    def on(machine, torch_is_here=False):
+    def on(machine, *extras, torch_is_here=False):
         monkeypatch.setattr(script.subprocess, "run", machine.run)
         monkeypatch.setattr(script, "is_installed", lambda requirement: torch_is_here)
-        script.main()
+        script.main(extras)
         return [(installer, what.split("==")[0]) for installer, what in machine.installed]
 
     return on
@@ -73,6 +73,10 @@ def test_machine_with_a_gpu_gets_what_pip_takes(install):
 
 def test_torch_that_is_here_already_is_kept(install):
     assert install(Machine(pip_finds=CUDA_BUILD), torch_is_here=True) == [("pip", "[dev]")]
+
+
+def test_further_extras_come_in_the_same_step(install):
+    assert install(Machine(), "nemo", torch_is_here=True) == [("pip", "[dev,nemo]")]
 
 
 def test_missing_driver_means_no_gpu(script, monkeypatch):

@@ -1,7 +1,6 @@
 import pytest
 
-from xelm_nemo.expert.config import OptimConfig
-from xelm_nemo.expert.optim import learning_rate
+from xelm_nemo.expert.config import OptimConfig, learning_rate
 
 
 def test_linear_decay_reaches_zero_at_the_last_iteration():

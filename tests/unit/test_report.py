@@ -63,7 +63,7 @@ def test_every_row_of_a_table_has_as_many_cells_as_its_header():
 
 
 def test_the_report_shows_the_plots_beside_it(tmp_path):
-    write_report(tmp_path / "report.md", result(), plots=[tmp_path / "plots/loss_curves.png"])
+    write_report(tmp_path / "report.md", [result()], plots=[[tmp_path / "plots/loss_curves.png"]])
     assert "![loss curves](plots/loss_curves.png)" in (tmp_path / "report.md").read_text()
 
 

@@ -1,8 +1,15 @@
+import json
+
 import pytest
 
+from xelm_nemo.clustering.clusterer import Clusterer
+from xelm_nemo.clustering.config import ClusteringConfig
 from xelm_nemo.config.schema import RunConfig
+from xelm_nemo.corpus.config import CorpusConfig
+from xelm_nemo.errors import ConfigError
 from xelm_nemo.files import write_json
-from xelm_nemo.stages.cluster import REPORT_JSON, language_experts
+from xelm_nemo.stages.cluster import CLUSTER, REPORT_JSON, clusterer_recipe, fit, language_experts
+from xelm_nemo.stages.plan import check_places
 from xelm_nemo.stages.run import Run
 
 
@@ -30,3 +37,46 @@ def test_of_two_equal_clusters_the_lower_has_the_language(experts_of):
 def test_documents_without_a_language_have_no_expert_by_language(experts_of):
     assert experts_of({"?": 5, "en": 1}, {"?": 9}) == {"en": 0}
     assert experts_of({"?": 5}) == {}
+
+
+@pytest.fixture
+def run_on(tmp_path):
+    """A run on a corpus with a shard in English, one in French and one in Russian."""
+    for name, lang in {
+        "train/00000": "en",
+        "train/00001": "fr",
+        "train/00002": "ru",
+        "valid/0": "en",
+    }.items():
+        folder = tmp_path / "corpus" / name
+        folder.mkdir(parents=True)
+        (folder / "a.jsonl").write_text(json.dumps({"text": "words", "lang": lang}) + "\n")
+
+    def run_on(shards):
+        clustering = ClusteringConfig(method="typology", num_clusters=1, fit_on=shards)
+        return Run(RunConfig(corpus=CorpusConfig(path=str(tmp_path / "corpus")), clustering=clustering))
+
+    return run_on
+
+
+@pytest.mark.parametrize(
+    ("shards", "languages", "inputs"),
+    [
+        ("all", {"en", "fr", "ru"}, {"train"}),
+        ("train/00001", {"fr"}, {"train/00001"}),
+        (["train/00002", "train/00000"], {"en", "ru"}, {"train/00000", "train/00002"}),
+    ],
+)
+def test_a_clusterer_is_fitted_on_the_chosen_shards_and_made_from_them(
+    tmp_path, run_on, shards, languages, inputs
+):
+    run = run_on(shards)
+    check_places(run, [CLUSTER])
+    fit(run, tmp_path)
+    assert Clusterer.load(tmp_path).cluster_of.keys() == languages
+    assert clusterer_recipe(run).inputs.keys() == inputs
+
+
+def test_shards_that_are_not_there_are_named_before_anything_is_made(run_on):
+    with pytest.raises(ConfigError, match=r"clustering\.fit_on names \['train/00007'\], and .*corpus has no"):
+        check_places(run_on(["train/00001", "train/00007"]), [CLUSTER])

@@ -1,7 +1,15 @@
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
+from tests.helpers.random_opt import write_opt_tokenizer
 from xelm_nemo.corpus.config import TokenizerConfig
-from xelm_nemo.corpus.tokenizer import encode_document, load_tokenizer, train_tokenizer
+from xelm_nemo.corpus.tokenizer import (
+    check_special_ids,
+    encode_document,
+    load_tokenizer,
+    train_tokenizer,
+)
 from xelm_nemo.corpus.udhr import documents
 from xelm_nemo.errors import ArtifactError, ConfigError, CorpusError
 
@@ -24,6 +32,37 @@ def test_document_becomes_text_between_two_ends_once_each(folder):
     ids = encode_document(load_tokenizer(folder), "All human beings are born free.")
     assert (ids[0], ids[-1]) == (2, 2)
     assert 2 not in ids[1:-1] and 0 not in ids
+
+
+def test_document_ends_once_where_the_tokenizer_appends_an_end_by_itself(tmp_path):
+    """As newer versions of XGLM's tokenizer do."""
+    from tokenizers.processors import TemplateProcessing
+
+    words = load_tokenizer(write_opt_tokenizer(["All human beings"], tmp_path))
+    words.backend_tokenizer.post_processor = TemplateProcessing(
+        single="</s> $A </s>", special_tokens=[("</s>", 2)]
+    )
+    assert words("All human beings").input_ids[-1] == 2
+    ids = encode_document(words, "All human beings")
+    assert (ids[0], ids[-1], ids.count(2)) == (2, 2, 2)
+
+
+def test_published_special_tokens_are_asserted(tmp_path):
+    words = load_tokenizer(write_opt_tokenizer(["All human beings"], tmp_path))
+    check_special_ids(words, tmp_path)
+    words.eos_token = "<unk>"
+    with pytest.raises(ArtifactError, match=r"documents would end with '<unk>', .* end with '</s>'"):
+        check_special_ids(words, tmp_path)
+
+
+def test_special_tokens_with_other_ids_are_named(tmp_path):
+    from transformers import PreTrainedTokenizerFast
+
+    names = ["<pad>", "<s>", "</s>", "<unk>"]
+    words = Tokenizer(WordLevel({name: number for number, name in enumerate(names)}, unk_token="<unk>"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>", unk_token="<unk>")
+    with pytest.raises(ArtifactError, match=r"ids {'<s>': 1, '<pad>': 0, .*; set tokenizer.path=DIR"):
+        check_special_ids(tokenizer, tmp_path)
 
 
 def test_text_comes_back_with_newlines_as_spaces(folder):

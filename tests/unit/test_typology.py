@@ -5,8 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xelm_nemo.clustering.typology import XELM_LANGUAGES, language_distances, nearest_donor, typology_clusters
+from xelm_nemo.clustering import uriel
+from xelm_nemo.clustering.clusterer import RandomClusterer, TypologyClusterer
+from xelm_nemo.clustering.typology import (
+    XELM_LANGUAGES,
+    language_distances,
+    nearest_donor,
+    nearest_donors,
+    typology_clusters,
+)
 from xelm_nemo.errors import ConfigError
+from xelm_nemo.stages.languages import write_languages
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/typology_distances_16.json").read_text())
 
@@ -101,3 +110,68 @@ def test_eight_languages_are_halved_into_equal_clusters():
 def test_languages_that_cannot_be_clustered_are_named(languages, num_clusters, message):
     with pytest.raises(ConfigError, match=message):
         typology_clusters(languages, num_clusters)
+
+
+XGLM_LANGUAGES = "en ru zh de es fr ja it pt el ko fi id tr ar vi th bg ca hi et bn ta ur sw te eu my ht qu"
+
+
+def test_the_table_covers_xglms_languages_and_those_that_come_later():
+    languages = XGLM_LANGUAGES.split()
+    assert len(languages) == 30
+    assert len(set(typology_clusters([*languages, "he", "sv", "pl", "az"], 9).values())) == 9
+
+
+def test_every_other_language_of_the_table_has_a_donor():
+    donors = nearest_donors(XELM_LANGUAGES)
+    assert len(donors) == 68 - 16 and not set(donors) & set(XELM_LANGUAGES)
+    assert (donors["he"][0], donors["az"][0], donors["th"][0]) == ("ar", "tr", "vi")
+
+
+@pytest.fixture
+def lang2vec(tmp_path, monkeypatch):
+    """A stand-in of the package: 103 columns of syntax and one of sounds, languages by their long codes."""
+    rng = np.random.default_rng(0)
+    short = {lang: f"{lang}x" for lang in [*XELM_LANGUAGES, "cy", "gd"]}
+    data = rng.integers(-1, 2, (len(short), 6, 1)).astype(float)
+    data[:16, 2] = 1  # says nothing about X-ELM's languages
+    data[:, 5] = rng.random((len(short), 1))
+    data[-1] = data[-2]
+    feats = np.array(["S_A", "S_B", "S_C", "S_D", "S_E", "P_F"])
+    folder = tmp_path / "lang2vec/data"
+    folder.mkdir(parents=True)
+    (folder.parent / "__init__.py").write_text("raise RuntimeError('its code is not imported')")
+    np.savez(folder / "feature_averages.npz", feats=feats, data=data, langs=np.array(list(short.values())))
+    (folder / "letter_codes.json").write_text(json.dumps(short))
+    monkeypatch.syspath_prepend(tmp_path)
+    return data[:, [0, 1, 3, 4], 0]
+
+
+def test_other_languages_come_from_lang2vec(lang2vec):
+    distance = language_distances(["en", "cy", "gd"])
+    x, y = (np.where(lang2vec[i] < 0, 0, lang2vec[i]) for i in (0, 16))
+    assert distance[0, 1] == pytest.approx(1 - x @ y / np.sqrt((x @ x) * (y @ y)))
+    assert distance[1, 2] == pytest.approx(0) and not distance.diagonal().any()
+    assert nearest_donor("gd", ["en", "cy"])[0] == "cy"
+
+
+def test_a_language_that_nobody_knows_is_named_with_what_would_help(monkeypatch, request):
+    with monkeypatch.context() as patch:
+        patch.setattr(uriel, "find_spec", lambda name: None)
+        with pytest.raises(ConfigError, match=r"\['xx'\].*pip install lang2vec, leave them out"):
+            language_distances(["en", "xx"])
+    request.getfixturevalue("lang2vec")
+    with pytest.raises(ConfigError, match=r"\['xx'\].*distances\.json; leave them out"):
+        language_distances(["en", "xx", "cy"])
+
+
+def test_a_clusterer_by_language_comes_with_its_tree_and_its_donors(tmp_path):
+    write_languages(tmp_path, TypologyClusterer(8, typology_clusters(XELM_LANGUAGES, 8)))
+    text = (tmp_path / "languages.md").read_text()
+    assert "- 7: vi sw\n" in text
+    assert "| he | ar | 0.228 | 5 |" in text
+    assert (tmp_path / "languages.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_other_clusterers_have_no_tree(tmp_path):
+    write_languages(tmp_path, RandomClusterer(2, seed=0))
+    assert not list(tmp_path.iterdir())

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 class SeedModelConfig:
     """What the experts are branched from."""
 
-    source: str = "hf"  # "hf", "metaseq", or "random"
-    path: str | None = None  # folder or hub id of an HF model; file or folder of a metaseq model
+    source: str = "hf"  # "hf", "metaseq", "nemo", or "random"
+    path: str | None = None  # folder, of a metaseq model also a file, of an HF model also a hub id
     train_iters: int = 0  # a random seed model first trains on all clusters for this long
     lr: float | None = None  # None: as the experts
     seed: int = 1234

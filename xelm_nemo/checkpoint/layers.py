@@ -2,15 +2,10 @@
 
 from collections.abc import Mapping
 
-from xelm_nemo.checkpoint.mapping import Copy, FusedQkv, Rule
+from xelm_nemo.checkpoint.rules import Copy, FusedQkv, Rule
+from xelm_nemo.model.config import ModelConfig
 
 _LAYER = "decoder.layers.*."
-# Ours -> Hugging Face's, within a layer.
-_LINEAR = {
-    "self_attention.linear_proj.": "self_attn.out_proj.",
-    "mlp.linear_fc1.": "fc1.",
-    "mlp.linear_fc2.": "fc2.",
-}
 PRE_NORMS = {
     "self_attention.linear_qkv.layer_norm_": "self_attn_layer_norm.",
     "mlp.linear_fc1.layer_norm_": "final_layer_norm.",
@@ -21,19 +16,29 @@ POST_NORMS = {
 }
 
 
-def layer_rules(hf_layer: str, norms: Mapping[str, str], num_heads: int) -> list[Rule]:
+def layer_rules(hf_layer: str, norms: Mapping[str, str], shape: ModelConfig) -> list[Rule]:
     """The rules of every layer.
 
     Args:
         hf_layer: what Hugging Face's names of a layer's weights begin with, `*` for its number.
         norms: `PRE_NORMS` or `POST_NORMS`, as they come before or after attention and feed-forward.
-        num_heads: attention heads.
+        shape: the model's.
     """
+    hidden, ffn = shape.hidden_size, shape.ffn_hidden_size
+    # Ours -> Hugging Face's, and the shape of the weight; a bias has as many elements as that has rows.
+    linear = {
+        "self_attention.linear_proj.": ("self_attn.out_proj.", (hidden, hidden)),
+        "mlp.linear_fc1.": ("fc1.", (ffn, hidden)),
+        "mlp.linear_fc2.": ("fc2.", (hidden, ffn)),
+    }
     rules: list[Rule] = []
-    for kind in ("weight", "bias"):
+    for kind, dims in {"weight": 2, "bias": 1}.items():
         query, key, value = (f"{hf_layer}self_attn.{name}_proj.{kind}" for name in "qkv")
         fused = f"{_LAYER}self_attention.linear_qkv.{kind}"
-        rules.append(FusedQkv(fused, query, key, value, num_heads))
-        names = {**_LINEAR, **norms}
-        rules += [Copy(_LAYER + ours + kind, hf_layer + hf + kind) for ours, hf in names.items()]
+        rules.append(FusedQkv(fused, query, key, value, (hidden, hidden)[:dims], shape.num_attention_heads))
+        rules += [
+            Copy(_LAYER + ours + kind, hf_layer + hf + kind, sizes[:dims])
+            for ours, (hf, sizes) in linear.items()
+        ]
+        rules += [Copy(_LAYER + ours + kind, hf_layer + hf + kind, (hidden,)) for ours, hf in norms.items()]
     return rules

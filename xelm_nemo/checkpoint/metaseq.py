@@ -11,7 +11,6 @@ from xelm_nemo.checkpoint.imports import import_weights
 from xelm_nemo.checkpoint.metaseq_files import open_part, part_files
 from xelm_nemo.checkpoint.metaseq_names import name_table, to_hf
 from xelm_nemo.checkpoint.metaseq_settings import hf_config
-from xelm_nemo.checkpoint.weights import HfWeights
 
 log = logging.getLogger(__name__)
 
@@ -39,5 +38,4 @@ def import_metaseq(source: Path, output: Path, recipe: Recipe, *, tokenizer: str
     tensors, dropped = to_hf([part.tensors for part in parts], table, source=str(source))
     if dropped:
         log.info("branch: %s holds no weights and is dropped from %s", ", ".join(dropped), source)
-    weights = HfWeights(tensors, dict.fromkeys(tensors, source))
-    import_weights(weights, config, output, recipe, source=str(source), tokenizer=tokenizer)
+    import_weights(tensors, config, output, recipe, source=str(source), tokenizer=tokenizer)

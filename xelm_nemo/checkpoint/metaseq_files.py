@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from xelm_nemo.checkpoint.weights import check_dtype
+from xelm_nemo.checkpoint.lazy import LazyTensor
+from xelm_nemo.checkpoint.pickles import foreign_name
+from xelm_nemo.checkpoint.weights import in_memory
 from xelm_nemo.errors import CheckpointError
 
 _PART = re.compile(r"-model_part-(\d+)(?=[-.])")
 _FSDP_FILE = re.compile(r"-shard\d+\.pt$")
 _FSDP_TENSOR = "flat_param"
-_FOREIGN = re.compile(r"(?:GLOBAL|class) ([\w.]+)")
 WANTED = "a consolidated .pt file of metaseq or fairseq, or a folder of *-model_part-<p>*.pt files"
 
 
@@ -27,7 +27,7 @@ class MetaseqPart:
 
     path: Path
     settings: dict[str, Any]  # of the model, the "model" of fairseq's "cfg"
-    tensors: dict[str, Tensor]
+    tensors: dict[str, LazyTensor]
 
 
 def part_files(source: Path) -> list[Path]:
@@ -68,14 +68,13 @@ def open_part(path: Path) -> MetaseqPart:
         raise CheckpointError(f"{path} has no weights under 'model'; give {WANTED}.")
     if any(_FSDP_TENSOR in str(name) for name in model):
         raise _fsdp_shards(path)
-    for name, tensor in model.items():
-        check_dtype(path, name, tensor)
+    tensors = {name: in_memory(path, name, tensor) for name, tensor in model.items()}
     settings = _named(_named(content.get("cfg")).get("model")) or _named(content.get("args"))
     if not settings:
         raise CheckpointError(
             f"{path} has no settings of the model, neither cfg['model'] nor args; give {WANTED}."
         )
-    return MetaseqPart(path, settings, dict(model))
+    return MetaseqPart(path, settings, tensors)
 
 
 def _load(path: Path) -> Any:
@@ -85,9 +84,9 @@ def _load(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     # Whatever torch makes of bytes that are not what it expects, one type of error each.
     except Exception as error:
-        if foreign := _FOREIGN.search(str(error)):
+        if foreign := foreign_name(error):
             raise CheckpointError(
-                f"{path} names {foreign[1]}, and only tensors, plain values and argparse.Namespace are read; "
+                f"{path} names {foreign}, and only tensors, plain values and argparse.Namespace are read; "
                 "save it again without, as {'model': state_dict, 'cfg': {'model': dict}}."
             ) from error
         reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from xelm_nemo.checkpoint.lazy import LazyTensor
 from xelm_nemo.checkpoint.mapping import name_problems, shorten
 from xelm_nemo.errors import CheckpointError
 
@@ -18,7 +19,9 @@ _LAYER = "layers.*."
 _BY_ROWS = ("self_attn.q_proj.", "self_attn.k_proj.", "self_attn.v_proj.", "fc1.")  # biases too
 _BY_COLUMNS = ("self_attn.out_proj.", "fc2.")  # biases are whole in every part
 _WHOLE = ("self_attn_layer_norm.", "final_layer_norm.")
+_FLOAT = "decoder.embed_positions._float_tensor"
 _FUSED_ORDER = "kvq"  # metaseq's, within each part
+TOKENS, HEAD = "decoder.embed_tokens.weight", "decoder.output_projection.weight"  # tied
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,10 @@ def name_table(architecture: str) -> dict[str, Entry]:
     """Every tensor that a checkpoint of "xglm" or "opt" may hold, `*` for the number of a layer."""
     root = _ROOTS[architecture]
     table = {
-        "decoder.embed_tokens.weight": Entry((f"{root}embed_tokens.weight",), _ROWS),
-        "decoder.output_projection.weight": Entry(("lm_head.weight",), _ROWS),
+        TOKENS: Entry((f"{root}embed_tokens.weight",), _ROWS),
+        HEAD: Entry(("lm_head.weight",), _ROWS),
         "decoder.version": Entry(()),
-        "decoder.embed_positions._float_tensor": Entry(()),
+        _FLOAT: Entry(()),
     }
     if architecture == "opt":
         table["decoder.embed_positions.weight"] = Entry((f"{root}embed_positions.weight",))
@@ -60,10 +63,24 @@ def _layer_table(root: str, kind: str) -> dict[str, Entry]:
     return table | {f"decoder.{_LAYER}self_attn.qkv_proj.{kind}": Entry(fused, _ROWS)}
 
 
+def from_hf(name: str, architecture: str) -> str:
+    """What metaseq calls a tensor of Hugging Face's; projections are apart."""
+    number = re.search(r"\.layers\.(\d+)\.", name)
+    pattern = name.replace(number[0], ".layers.*.", 1) if number else name
+    ours = next(ours for ours, entry in name_table(architecture).items() if entry.hf == (pattern,))
+    return ours.replace("*", number[1]) if number else ours
+
+
+def weightless(architecture: str) -> dict[str, Tensor]:
+    """The tensors beside the weights that metaseq's and fairseq's own checkpoints hold."""
+    beside = {"decoder.version": torch.tensor([3.0])}
+    return beside if architecture == "opt" else beside | {_FLOAT: torch.zeros(1)}
+
+
 def to_hf(
-    parts: Sequence[Mapping[str, Tensor]], table: Mapping[str, Entry], *, source: str
-) -> tuple[dict[str, Tensor], list[str]]:
-    """Join the parts of every tensor, and name it as Hugging Face does.
+    parts: Sequence[Mapping[str, LazyTensor]], table: Mapping[str, Entry], *, source: str
+) -> tuple[dict[str, LazyTensor], list[str]]:
+    """Name every tensor as Hugging Face does; its parts are joined when it is read.
 
     Args:
         parts: the tensors of each part; one for a consolidated checkpoint.
@@ -74,10 +91,11 @@ def to_hf(
         Hugging Face name -> tensor, and the names of the tensors that hold no weights and were dropped.
 
     Raises:
-        CheckpointError: lists tensors that are unknown, not in every part, or whose parts do not fit.
+        CheckpointError: lists tensors that are unknown, not in every part, or whose parts do not fit; once
+            read, names one that should be the same in every part and is not.
     """
     _check_names(parts, table, source)
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, LazyTensor] = {}
     dropped = []
     for name in parts[0]:
         pattern, number = _numbered(name)
@@ -93,7 +111,7 @@ def to_hf(
     return tensors, dropped
 
 
-def _check_names(parts: Sequence[Mapping[str, Tensor]], table: Mapping[str, Entry], source: str) -> None:
+def _check_names(parts: Sequence[Mapping[str, LazyTensor]], table: Mapping[str, Entry], source: str) -> None:
     unknown = sorted({name for part in parts for name in part if _numbered(name)[0] not in table})
     if unknown:
         raise CheckpointError(
@@ -113,27 +131,44 @@ def _numbered(name: str) -> tuple[str, str]:
     return (f"{found[1]}*{found[3]}", found[2]) if found else (name, "")
 
 
-def _joined(pieces: Sequence[Tensor], entry: Entry, what: str) -> list[Tensor]:
+def _joined(pieces: Sequence[LazyTensor], entry: Entry, what: str) -> list[LazyTensor]:
     """The tensors of an entry from its pieces in every part."""
-    count = len(entry.hf)
-    if pieces[0].dim() == 0 or any(piece.dim() == 0 or len(piece) % count for piece in pieces):
+    first, count, dim = pieces[0], len(entry.hf), entry.divided
+    if any(not piece.shape or piece.shape[0] % count for piece in pieces):
         raise CheckpointError(f"{what} has {_shapes(pieces)}, which is not {count} of one kind.")
-    if entry.divided is None:
-        if any(not _agree(pieces[0], piece) for piece in pieces[1:]):
+    shape = [first.shape[0] // count, *first.shape[1:]]
+    if len(pieces) > 1 and dim is not None:
+        if len({_without(piece.shape, dim) for piece in pieces}) > 1 or dim >= len(first.shape):
+            raise CheckpointError(f"{what} has {_shapes(pieces)}, which cannot be joined.")
+        shape[dim] = sum(piece.shape[dim] for piece in pieces) // (count if dim == _ROWS else 1)
+
+    def tensor(kind: int) -> LazyTensor:
+        def read() -> Tensor:
+            found = [piece.read() for piece in pieces]
+            if dim is None:
+                return _agreed(found, what)
+            # Each part has its own keys, values and queries: those of all parts come together.
+            of_kind = [one.chunk(count)[kind] for one in found]
+            return of_kind[0] if len(of_kind) == 1 else torch.cat(of_kind, dim)
+
+        return LazyTensor(tuple(shape), first.dtype, read, first.place)
+
+    return [tensor(kind) for kind in range(count)]
+
+
+def _without(shape: tuple[int, ...], dim: int) -> tuple[int, ...]:
+    return (*shape[:dim], *shape[dim + 1 :])
+
+
+def _agreed(copies: Sequence[Tensor], what: str) -> Tensor:
+    """What all parts hold, the same but for rounding, as metaseq's own consolidation asks."""
+    first = copies[0]
+    for other in copies[1:]:
+        same = first.shape == other.shape
+        if not same or not torch.allclose(first.float(), other.float(), equal_nan=True):
             raise CheckpointError(f"{what} differs between the parts; give the parts of one checkpoint.")
-        return [pieces[0]]
-    # Each part has its own keys, values and queries: those of all parts come together first.
-    by_kind = zip(*(piece.chunk(count) for piece in pieces), strict=True)
-    try:
-        return [kind[0] if len(kind) == 1 else torch.cat(kind, entry.divided) for kind in by_kind]
-    except (RuntimeError, IndexError) as error:
-        raise CheckpointError(f"{what} has {_shapes(pieces)}, which cannot be joined.") from error
+    return first
 
 
-def _agree(first: Tensor, other: Tensor) -> bool:
-    """Whether two copies are the same but for rounding, as metaseq's own consolidation asks."""
-    return first.shape == other.shape and torch.allclose(first.float(), other.float(), equal_nan=True)
-
-
-def _shapes(pieces: Iterable[Tensor]) -> str:
+def _shapes(pieces: Iterable[LazyTensor]) -> str:
     return "shape " + ", ".join(str(list(piece.shape)) for piece in pieces)

@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from xelm_nemo.checkpoint import opt, xglm
 from xelm_nemo.checkpoint.architectures import shape_of
 from xelm_nemo.checkpoint.metaseq_files import MetaseqPart, open_part, part_files
+from xelm_nemo.checkpoint.metaseq_names import TOKENS
 from xelm_nemo.checkpoint.settings import is_size
 from xelm_nemo.errors import CheckpointError
 from xelm_nemo.model.config import ACTIVATIONS, ModelConfig
@@ -45,7 +44,7 @@ _FIXED = {
     "moe_freq": 0,
     "base_layers": 0,
 }
-_TOKENS, _FINAL_NORM = "decoder.embed_tokens.weight", "decoder.layer_norm.weight"
+_FINAL_NORM = "decoder.layer_norm.weight"
 _NORM_BEFORE, _UNSCALED, _LEARNED = "decoder_normalize_before", "no_scale_embedding", "decoder_learned_pos"
 _WIDTHS = ("decoder_input_dim", "decoder_output_dim")
 
@@ -81,7 +80,23 @@ def hf_config(part: MetaseqPart, num_parts: int) -> dict[str, Any]:
     return config
 
 
-def _with_defaults(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def metaseq_settings(shape: ModelConfig) -> dict[str, Any]:
+    """The settings under which metaseq and fairseq build a model of this shape."""
+    is_opt = shape.architecture == "opt"
+    return {
+        **{key: getattr(shape, field) for key, field in _SIZES.items()},
+        **_FIXED,
+        "activation_fn": shape.activation,
+        "dropout": shape.hidden_dropout,
+        "attention_dropout": shape.attention_dropout,
+        _NORM_BEFORE: not shape.post_layernorm,
+        _UNSCALED: is_opt,
+        _LEARNED: is_opt,
+        **dict.fromkeys(_WIDTHS, shape.word_embed_proj_dim or shape.hidden_size),
+    }
+
+
+def _with_defaults(settings: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
     """The settings with what fairseq takes for those that are left out."""
     values = {key: value for key, value in settings.items() if value is not None}
     width = values.get("decoder_embed_dim")
@@ -122,7 +137,7 @@ def _problems(values: Mapping[str, Any], architecture: str) -> list[str]:
 
 def _num_rows(part: MetaseqPart) -> int:
     """How many tokens a part has embeddings for."""
-    table = part.tensors.get(_TOKENS)
-    if table is None or table.dim() != 2:
-        raise CheckpointError(f"{part.path} has no table {_TOKENS}; give a checkpoint of a language model.")
-    return len(table)
+    table = part.tensors.get(TOKENS)
+    if table is None or len(table.shape) != 2:
+        raise CheckpointError(f"{part.path} has no table {TOKENS}; give a checkpoint of a language model.")
+    return table.shape[0]

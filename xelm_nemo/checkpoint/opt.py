@@ -5,9 +5,11 @@ from typing import Any
 
 from xelm_nemo.checkpoint.facts import ModelFacts
 from xelm_nemo.checkpoint.layers import POST_NORMS, PRE_NORMS, layer_rules
-from xelm_nemo.checkpoint.mapping import Copy, PaddedRows, Rule, Tied, WeightMap
+from xelm_nemo.checkpoint.mapping import WeightMap
+from xelm_nemo.checkpoint.rules import Copy, PaddedRows, Rule, Tied
 from xelm_nemo.checkpoint.settings import SettingsMap, is_size
-from xelm_nemo.model.config import ModelConfig
+from xelm_nemo.model.config import ModelConfig, padded_vocab_size
+from xelm_nemo.model.positions import POSITION_OFFSET
 
 SETTINGS = SettingsMap(
     model_type="opt",
@@ -37,22 +39,27 @@ SETTINGS = SettingsMap(
 )
 _NORM_BEFORE, _EMBEDDING_WIDTH = "do_layer_norm_before", "word_embed_proj_dim"
 _EMBEDDING = "model.decoder.embed_tokens.weight"
-_PROJECTIONS = ("project_in", "project_out")
 
 
 def weight_map(shape: ModelConfig, vocab_size: int) -> WeightMap:
     """Which Hugging Face tensors an OPT of this shape is made of; `vocab_size` without padding."""
-    norms = POST_NORMS if shape.post_layernorm else PRE_NORMS
+    norms, hidden = POST_NORMS if shape.post_layernorm else PRE_NORMS, shape.hidden_size
+    table, width = "embedding.word_embeddings.weight", shape.word_embed_proj_dim or hidden
+    positions = (shape.max_position_embeddings + POSITION_OFFSET, hidden)
     rules: list[Rule] = [
-        PaddedRows("embedding.word_embeddings.weight", _EMBEDDING, vocab_size),
-        Copy("embedding.position_embeddings.weight", "model.decoder.embed_positions.weight"),
-        *layer_rules("model.decoder.layers.*.", norms, shape.num_attention_heads),
+        PaddedRows(table, _EMBEDDING, (vocab_size, width), padded_vocab_size(vocab_size)),
+        Copy("embedding.position_embeddings.weight", "model.decoder.embed_positions.weight", positions),
+        *layer_rules("model.decoder.layers.*.", norms, shape),
     ]
     if shape.word_embed_proj_dim is not None:
-        rules += [Copy(f"{name}.weight", f"model.decoder.{name}.weight") for name in _PROJECTIONS]
+        projections = {"project_in": (hidden, width), "project_out": (width, hidden)}
+        rules += [
+            Copy(f"{name}.weight", f"model.decoder.{name}.weight", sizes)
+            for name, sizes in projections.items()
+        ]
     if not shape.post_layernorm:
         ours, theirs = "decoder.final_layernorm.", "model.decoder.final_layer_norm."
-        rules += [Copy(ours + kind, theirs + kind) for kind in ("weight", "bias")]
+        rules += [Copy(ours + kind, theirs + kind, (hidden,)) for kind in ("weight", "bias")]
     return WeightMap(rules, num_layers=shape.num_layers, optional=[Tied("lm_head.weight", _EMBEDDING)])
 
 

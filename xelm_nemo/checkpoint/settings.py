@@ -9,7 +9,7 @@ from xelm_nemo.errors import CheckpointError
 from xelm_nemo.model.config import ACTIVATIONS
 
 LAYERNORM_EPSILON = 1e-5  # no setting in Hugging Face's XGLM and OPT
-_TORCH_DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+_TORCH_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,15 @@ from torch.distributed.checkpoint.api import CheckpointException
 from xelm_nemo import artifacts
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.checkpoint import writer
+from xelm_nemo.checkpoint.distributed import KEY_PREFIX, WEIGHTS
 from xelm_nemo.checkpoint.facts import FACTS, ModelFacts, load_facts
+from xelm_nemo.checkpoint.lazy import DTYPES
+from xelm_nemo.checkpoint.pickles import check_pickles
 from xelm_nemo.errors import CheckpointError
 from xelm_nemo.files import atomic_folder, remove, write_json
 from xelm_nemo.model.config import ModelConfig, ParallelConfig
 from xelm_nemo.model.gpt import DecoderModel, build_model
 
-KEY_PREFIX = "module."  # NeMo's
-WEIGHTS = "weights"
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # The one format that Megatron does not call deprecated and that any layout can load.
 _OPTIMIZER_FORMAT = {"distrib_optim_sharding_type": "fully_reshardable"}
 _ITERATION_FOLDER = re.compile(r"iter_(\d+)")
@@ -181,6 +181,7 @@ def _save(sharded_state: dict[str, Any], folder: Path) -> None:
 
 
 def _load(sharded_state: dict[str, Any], folder: Path) -> dict[str, Any]:
+    check_pickles(folder)
     try:
         state: dict[str, Any] = dist_checkpointing.load(sharded_state, str(folder))
     except (CheckpointingException, KeyError, ValueError, RuntimeError) as error:

@@ -1,82 +1,56 @@
 """The weights of a Hugging Face folder, as files: what can be wrong with them is found here."""
 
-import dataclasses
 import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from xelm_nemo.checkpoint.lazy import DTYPES, LazyTensor
+from xelm_nemo.checkpoint.safetensors_files import CODES, INDEX, SAFETENSORS
 from xelm_nemo.errors import CheckpointError
 from xelm_nemo.files import read_json
 
-INDEX = ".index.json"
-SAFETENSORS, TORCH = "model.safetensors", "pytorch_model.bin"
-_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+TORCH = "pytorch_model.bin"
+_DTYPE_OF = {code: dtype for dtype, code in CODES.items()}
 
 
-@dataclass(frozen=True)
-class HfWeights:
-    """The tensors of a Hugging Face folder. They are mapped from their files, read where they are used."""
-
-    tensors: dict[str, Tensor]
-    files: dict[str, Path]  # where each tensor is
-
-
-def read_weights(folder: Path) -> HfWeights:
+def read_weights(folder: Path) -> dict[str, LazyTensor]:
     """Open the weights of a folder: safetensors, or torch files without any code in them, whole or in shards.
 
     Raises:
         CheckpointError: no weights, a missing or damaged file, an index that points out of the folder, a
             tensor that is in two files or holds no floating-point numbers.
     """
-    tensors: dict[str, Tensor] = {}
-    files: dict[str, Path] = {}
+    tensors: dict[str, LazyTensor] = {}
     for path in _weight_files(folder):
         for name, tensor in _open(path).items():
             if name in tensors:
-                raise CheckpointError(f"{path}: {name} is also in {files[name].name}; remove one of the two.")
-            check_dtype(path, name, tensor)
-            tensors[name], files[name] = tensor, path
-    return HfWeights(tensors, files)
+                other = Path(tensors[name].place).name
+                raise CheckpointError(f"{path}: {name} is also in {other}; remove one of the two.")
+            tensors[name] = tensor
+    return tensors
 
 
-def check_dtype(path: Path, name: str, tensor: Any) -> None:
-    """See that what a file calls a weight is one.
+def in_memory(path: Path, name: str, tensor: Any) -> LazyTensor:
+    """What a file calls a weight, once it has been read or mapped.
 
     Raises:
         CheckpointError: it is no tensor, or holds no floating-point numbers.
     """
-    if not isinstance(tensor, Tensor) or tensor.dtype not in _FLOATS:
+    if not isinstance(tensor, Tensor) or tensor.dtype not in DTYPES.values():
         kind = getattr(tensor, "dtype", type(tensor).__name__)
         raise CheckpointError(f"{path}: {name} is {kind}; use weights in float32, bfloat16 or float16.")
+    return LazyTensor(tuple(tensor.shape), tensor.dtype, lambda: tensor, str(path))
 
 
-def with_prefix(weights: HfWeights, prefix: str) -> HfWeights:
+def with_prefix(weights: Mapping[str, LazyTensor], prefix: str) -> dict[str, LazyTensor]:
     """The same weights under full names: a folder saved without its head leaves out what all begin with."""
-    if any(name.startswith(prefix) for name in weights.tensors):
-        return weights
-    return dataclasses.replace(
-        weights,
-        tensors={prefix + name: tensor for name, tensor in weights.tensors.items()},
-        files={prefix + name: path for name, path in weights.files.items()},
-    )
-
-
-def check_finite(weights: HfWeights) -> None:
-    """Look for weights that are no numbers.
-
-    Raises:
-        CheckpointError: names the file and the tensor of the first one.
-    """
-    for name, tensor in weights.tensors.items():
-        if not tensor.isfinite().all():
-            raise CheckpointError(
-                f"{weights.files[name]}: {name} holds a number that is not finite; use a checkpoint without."
-            )
+    if any(name.startswith(prefix) for name in weights):
+        return dict(weights)
+    return {prefix + name: tensor for name, tensor in weights.items()}
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -105,15 +79,17 @@ def _indexed_files(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
-def _open(path: Path) -> dict[str, Any]:
-    """Name -> tensor mapped from a file."""
-    reader: Callable[[Path], dict[str, Any]] = (
+def _open(path: Path) -> dict[str, LazyTensor]:
+    """Name -> tensor of a file."""
+    opener: Callable[[Path], Iterator[tuple[str, LazyTensor]]] = (
         _open_safetensors if path.suffix == ".safetensors" else _open_torch
     )
     try:
-        return reader(path)
+        return dict(opener(path))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing; fetch the checkpoint again.") from error
+    except CheckpointError:
+        raise
     # Whatever a loader makes of bytes that are not what it expects, one type of error each.
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -122,14 +98,31 @@ def _open(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _open_safetensors(path: Path) -> dict[str, Any]:
-    from safetensors.torch import load_file
+def _open_safetensors(path: Path) -> Iterator[tuple[str, LazyTensor]]:
+    """Each tensor opens the file for itself: what is mapped of it is let go with the tensor."""
+    from safetensors import safe_open
 
-    return load_file(path)
+    def reader(name: str) -> Callable[[], Tensor]:
+        def read() -> Tensor:
+            with safe_open(path, framework="pt") as file:
+                tensor: Tensor = file.get_tensor(name)
+            return tensor
+
+        return read
+
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118  (it is no dictionary)
+            entry = file.get_slice(name)
+            dtype = _DTYPE_OF.get(entry.get_dtype())
+            if dtype is None:
+                yield name, in_memory(path, name, file.get_tensor(name))
+            else:
+                yield name, LazyTensor(tuple(entry.get_shape()), dtype, reader(name), str(path))
 
 
-def _open_torch(path: Path) -> dict[str, Any]:
+def _open_torch(path: Path) -> Iterator[tuple[str, LazyTensor]]:
     content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     if not isinstance(content, dict):
         raise ValueError(f"a {type(content).__name__}, not named tensors")
-    return content
+    for name, tensor in content.items():
+        yield name, in_memory(path, name, tensor)

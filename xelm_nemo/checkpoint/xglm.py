@@ -5,9 +5,10 @@ from typing import Any
 
 from xelm_nemo.checkpoint.facts import ModelFacts
 from xelm_nemo.checkpoint.layers import PRE_NORMS, layer_rules
-from xelm_nemo.checkpoint.mapping import Copy, PaddedRows, Recomputed, Rule, Tied, WeightMap
+from xelm_nemo.checkpoint.mapping import WeightMap
+from xelm_nemo.checkpoint.rules import Copy, PaddedRows, Recomputed, Rule, Tied
 from xelm_nemo.checkpoint.settings import SettingsMap
-from xelm_nemo.model.config import ModelConfig
+from xelm_nemo.model.config import ModelConfig, padded_vocab_size
 from xelm_nemo.model.positions import POSITION_OFFSET
 
 SETTINGS = SettingsMap(
@@ -40,10 +41,14 @@ _EMBEDDING = "model.embed_tokens.weight"
 
 def weight_map(shape: ModelConfig, vocab_size: int) -> WeightMap:
     """Which Hugging Face tensors an XGLM of this shape is made of; `vocab_size` without padding."""
+    table, hidden = "embedding.word_embeddings.weight", shape.hidden_size
     rules: list[Rule] = [
-        PaddedRows("embedding.word_embeddings.weight", _EMBEDDING, vocab_size),
-        *layer_rules("model.layers.*.", PRE_NORMS, shape.num_attention_heads),
-        *(Copy(f"decoder.final_layernorm.{kind}", f"model.layer_norm.{kind}") for kind in ("weight", "bias")),
+        PaddedRows(table, _EMBEDDING, (vocab_size, hidden), padded_vocab_size(vocab_size)),
+        *layer_rules("model.layers.*.", PRE_NORMS, shape),
+        *(
+            Copy(f"decoder.final_layernorm.{kind}", f"model.layer_norm.{kind}", (hidden,))
+            for kind in ("weight", "bias")
+        ),
     ]
     optional: list[Tied | Recomputed] = [
         Tied("lm_head.weight", _EMBEDDING),

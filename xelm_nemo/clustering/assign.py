@@ -1,62 +1,81 @@
 """The cluster of each document on disk: `<folder>/<split>/<shard>/<file>.jsonl`, mirroring the corpus.
 
 A line is `{"sp_id": "<split>/<shard>/<file>|<line>", "cluster": k}`, as upstream writes it but for the path,
-which starts at the corpus folder.
+which starts at the corpus folder. Files are written and read line by line, in the order of the documents.
 """
 
 import json
-from collections.abc import Iterable
-from itertools import groupby
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
+from xelm_nemo.clustering.documents import ClusterableDocument
 from xelm_nemo.errors import ArtifactError
-from xelm_nemo.files import write_atomic
+from xelm_nemo.files import atomic_file
+
+Row = tuple[str, int]
+D = TypeVar("D", bound=ClusterableDocument)
 
 
-def write_assignment(folder: Path, rows: Iterable[tuple[str, int]]) -> None:
-    """Write (sp_id, cluster) rows, one file for each corpus file; rows of one file come together."""
-    written = set()
-    for name, group in groupby(rows, key=lambda row: row[0].rpartition("|")[0]):
-        assert name not in written, f"the rows of {name} do not come together"
-        written.add(name)
-        lines = (json.dumps({"sp_id": sp_id, "cluster": int(cluster)}) + "\n" for sp_id, cluster in group)
-        write_atomic(folder / name, "".join(lines))
+def assignment_file(folder: Path, name: str) -> Path:
+    """Where the clusters of a corpus file are, given its path from the corpus folder."""
+    return folder / (name if name.endswith(".jsonl") else f"{name}.jsonl")
 
 
-def read_assignment(folder: Path, split: str, *, num_clusters: int | None = None) -> dict[str, int]:
-    """The cluster of each document of a split, by sp_id; escaped slashes (`\\/`) are understood.
+def write_assignment(path: Path, rows: Iterable[Row]) -> None:
+    """Write the (sp_id, cluster) rows of one corpus file, all or nothing."""
+    with atomic_file(path) as file:
+        for sp_id, cluster in rows:
+            file.write(json.dumps({"sp_id": sp_id, "cluster": int(cluster)}).encode() + b"\n")
 
-    Args:
-        folder: what `write_assignment` was given.
-        split: for example "train".
-        num_clusters: where given, clusters must be below it.
+
+def read_assignment(path: Path, *, num_clusters: int) -> Iterator[Row]:
+    """The (sp_id, cluster) rows of one corpus file; escaped slashes (`\\/`) are understood.
 
     Raises:
-        ArtifactError: no such files; or, with `file:line`, a line that is not such a row, a cluster that is
-            not an integer in range, or a document that comes twice.
+        ArtifactError: there is no such file; or, with `file:line`, a line that is not such a row, or a
+            cluster that is not an integer below `num_clusters`.
     """
-    paths = sorted((folder / split).rglob("*.jsonl"))
-    if not paths:
-        raise ArtifactError(
-            f"{folder / split} holds no assignment of documents to clusters; run `cluster` first."
-        )
-    cluster_of: dict[str, int] = {}
-    for path in paths:
+    try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 try:
-                    sp_id, cluster = _parse(line, num_clusters)
-                    if sp_id in cluster_of:
-                        raise ValueError(f"assigns {sp_id!r} a second time")
+                    yield _parse(line, num_clusters)
                 except ValueError as error:
-                    raise ArtifactError(
-                        f"{path}:{number} {error}; delete {folder} and run `cluster` again."
-                    ) from error
-                cluster_of[sp_id] = cluster
-    return cluster_of
+                    raise ArtifactError(f"{path}:{number} {error}; make the file again.") from error
+    except OSError as error:
+        raise ArtifactError(
+            f"{path} cannot be read ({error.strerror}); it should hold the cluster of each document."
+        ) from error
 
 
-def _parse(line: bytes, num_clusters: int | None) -> tuple[str, int]:
+def with_clusters(documents: Iterable[D], rows: Iterable[Row], path: Path) -> Iterator[tuple[D, int]]:
+    """Each document with its cluster; rows of other documents between them are passed over.
+
+    Upstream drops a document without a row in silence, so that a path that is spelt otherwise makes the
+    corpus vanish.
+
+    Args:
+        documents: of one corpus file, in order.
+        rows: of the same file, in the same order.
+        path: of the rows, for the message.
+
+    Raises:
+        ArtifactError: a document has no row.
+    """
+    remaining, last = iter(rows), None
+    for document in documents:
+        for sp_id, cluster in remaining:
+            last = sp_id
+            if sp_id == document.sp_id:
+                yield document, cluster
+                break
+        else:
+            held = f"its last row is {last!r}" if last else "it has no row that is left"
+            raise ArtifactError(f"{path} has no cluster for the document {document.sp_id!r} ({held}).")
+
+
+def _parse(line: bytes, num_clusters: int) -> Row:
     """sp_id and cluster of a line; ValueError says what is wrong with it."""
     try:
         row = json.loads(line)
@@ -65,8 +84,6 @@ def _parse(line: bytes, num_clusters: int | None) -> tuple[str, int]:
         raise ValueError(f'is not {{"sp_id": "<path>|<line>", "cluster": k}} ({error!r:.80})') from error
     if not isinstance(sp_id, str) or type(cluster) is not int:
         raise ValueError(f"has sp_id={sp_id!r}, cluster={cluster!r}, not a string and an integer")
-    if cluster < 0 or (num_clusters is not None and cluster >= num_clusters):
-        raise ValueError(
-            f"has cluster={cluster}, not in 0 to {num_clusters - 1 if num_clusters else 'K - 1'}"
-        )
+    if not 0 <= cluster < num_clusters:
+        raise ValueError(f"has cluster={cluster}, not in 0 to {num_clusters - 1}")
     return sp_id, cluster

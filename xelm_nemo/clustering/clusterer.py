@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from xelm_nemo.clustering.config import METHODS, ClusteringConfig
 from xelm_nemo.clustering.documents import ClusterableDocument, Documents
+from xelm_nemo.clustering.features import FeatureSettings, TextFeatures
 from xelm_nemo.clustering.kmeans import balanced_kmeans, squared_distances
-from xelm_nemo.clustering.tfidf import TextFeatures
 from xelm_nemo.clustering.typology import typology_clusters
+from xelm_nemo.clustering.upstream import read_upstream
 from xelm_nemo.errors import ArtifactError, ConfigError, CorpusError
 from xelm_nemo.files import load_arrays, read_json, save_arrays, write_json
 
@@ -36,7 +37,27 @@ def fit_clusterer(documents: Documents, config: ClusteringConfig) -> "Clusterer"
         )
     if not 0 <= config.seed < 2**32:
         raise ConfigError(f"clustering.seed={config.seed} is out of range; use 0 to {2**32 - 1}.")
+    if config.source is not None:
+        return _imported(Path(config.source), config)
     return _CLASS_OF[config.method].fit(documents, config)
+
+
+def _imported(source: Path, config: ClusteringConfig) -> "Clusterer":
+    if config.method != "tfidf":
+        raise ConfigError(
+            f"clustering.source={str(source)!r} is a tf-idf clusterer; set clustering.method=tfidf, or "
+            "clustering.source=null."
+        )
+    terms, arrays = read_upstream(source)
+    centroids = arrays["centroids"]
+    if len(centroids) != config.num_clusters:
+        raise ConfigError(
+            f"clustering.num_clusters={config.num_clusters}, but clustering.source={str(source)!r} has "
+            f"{len(centroids)} clusters; set clustering.num_clusters={len(centroids)}."
+        )
+    settings = FeatureSettings("word", (1, 1), None)
+    features = TextFeatures(settings, terms, arrays["idf"], arrays["components"])
+    return TfidfClusterer(len(centroids), features, centroids)
 
 
 @dataclass(frozen=True, eq=False)

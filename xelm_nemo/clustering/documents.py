@@ -1,4 +1,4 @@
-"""What clustering wants to know of a document; `xelm_nemo.corpus.jsonl.Document` is one."""
+"""What clustering wants to know of a document; `xelm_nemo.corpus.documents.Document` is one."""
 
 from collections.abc import Sequence
 from typing import Protocol

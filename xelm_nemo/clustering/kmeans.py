@@ -1,24 +1,33 @@
-"""k-means on dense vectors, with clusters of equal size or without that bound.
+"""k-means on dense vectors, with clusters of equal size or without that bound, on a GPU where there is one.
 
-Upstream's balanced k-means works on batches of 50,000 or more and starts from unseeded random rows; this one
-takes all vectors at once, starts by k-means++ (Arthur & Vassilvitskii, 2007), and ends with the best
-iteration of the best start, since the greedy balanced assignment may also raise the cost.
+Upstream's balanced k-means works on batches of 50,000 or more, of which the last one decides, starts from
+unseeded random rows and leaves some cost on the table in its auction. This one takes all vectors at once,
+starts by k-means++ (Arthur & Vassilvitskii, 2007), and gives every iteration the cheapest balanced
+assignment. Starts are compared on a sample.
+
+Distances are counted in integers (`_Points`), so that draws, ties and sizes are exact.
 
 N documents, K clusters, D dimensions.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from xelm_nemo._csrc import balanced_assign
+from xelm_nemo import device
+from xelm_nemo.clustering.balance import balanced_assignment
+from xelm_nemo.clustering.blocks import map_blocks
+from xelm_nemo.clustering.prices import COST_LIMIT
 from xelm_nemo.errors import ConfigError
 
 _ROWS_A_BLOCK = 1 << 16  # bounds the float64 copies of squared_distances
+_SAMPLE = 1 << 15  # documents on which starts are compared,
+_SAMPLE_A_CLUSTER = 1 << 8  # or more, for many clusters
+_TOLERANCE = 1e-4  # a run ends when an iteration saves less than this share of the cost
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,26 +64,36 @@ def balanced_kmeans(
     Args:
         vectors: [N, D].
         num_clusters: K.
-        seed: of the k-means++ start, the only random step.
-        max_iterations: Lloyd iterations at most; a run stops sooner when the assignment repeats.
+        seed: of the k-means++ starts and of the sample.
+        max_iterations: Lloyd iterations at most; a run stops sooner when one saves next to nothing.
         balanced: sizes differ by at most one; otherwise each document takes its nearest centroid.
-        num_starts: runs from different starts; the one with the lowest cost is kept.
+        num_starts: runs from different starts; the one with the lowest cost is kept, or gone on from where
+            there are more documents than a sample.
 
     Raises:
         ConfigError: K is less than 1 or more than N, or there is no start or no iteration to run.
     """
-    if not 1 <= num_clusters <= len(vectors):
+    num_documents = len(vectors)
+    if not 1 <= num_clusters <= num_documents:
         raise ConfigError(
-            f"clustering.num_clusters={num_clusters} cannot divide {len(vectors)} documents; "
-            f"use 1 to {len(vectors)}, or more documents."
+            f"clustering.num_clusters={num_clusters} cannot divide {num_documents} documents; "
+            f"use 1 to {num_documents}, or more documents."
         )
     for name, count in {"max_iterations": max_iterations, "num_starts": num_starts}.items():
         if count < 1:
             raise ConfigError(f"clustering.{name}={count} leaves k-means nothing to run; use 1 or more.")
+    points = _Points(torch.as_tensor(np.ascontiguousarray(vectors, np.float32)).to(device.device()))
     rng = np.random.default_rng(seed)
-    starts = (_plus_plus_start(vectors, num_clusters, rng) for _ in range(num_starts))
-    runs = (_iterations(vectors, start, max_iterations, balanced) for start in starts)
-    return min(chain.from_iterable(runs), key=lambda kmeans: kmeans.cost)
+    few = max(_SAMPLE, _SAMPLE_A_CLUSTER * num_clusters)
+    sample = points.some(rng, few) if num_documents > few else points
+    starts = (_plus_plus_start(sample, num_clusters, rng) for _ in range(num_starts))
+    runs = (_run(sample, start, None, max_iterations, balanced) for start in starts)
+    best = min(runs, key=lambda run: run.cost)
+    if sample is not points:
+        best = _run(points, best.centroids, best.price, max_iterations, balanced)
+    assignment, rank = _numbered_by_first(best.cluster.cpu().numpy())
+    centroids = best.centroids.cpu().numpy().astype(np.float32)[rank.argsort()]
+    return KMeans(centroids, assignment, best.cost)
 
 
 def squared_distances(
@@ -90,53 +109,115 @@ def squared_distances(
     return out
 
 
-def _plus_plus_start(
-    vectors: NDArray[np.float32], num_clusters: int, rng: np.random.Generator
-) -> NDArray[np.float32]:
+class _Points:
+    """Vectors on their device, and what distances between them are counted in."""
+
+    def __init__(self, vectors: Tensor, unit: float | None = None) -> None:
+        self.vectors = vectors
+        self.squares = vectors.square().sum(1)
+        # No centroid lies farther out than the farthest vector.
+        self.unit = unit or max(4 * float(self.squares.max()), 1e-30) / COST_LIMIT
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def some(self, rng: np.random.Generator, count: int) -> "_Points":
+        """Some of them, in order."""
+        chosen = np.sort(rng.choice(len(self), count, replace=False))
+        return _Points(self.vectors[torch.from_numpy(chosen).to(self.vectors.device)], self.unit)
+
+    def costs(self, centroids: Tensor) -> Tensor:
+        """[N, K] int32, squared distances to [K, D] centroids."""
+        centroids = centroids.float()
+        offset = centroids.square().sum(1)
+
+        def costs(block: slice) -> Tensor:
+            product = self.vectors[block] @ centroids.T
+            square = (self.squares[block, None] + offset).sub_(product, alpha=2).div_(self.unit)
+            return square.clamp_(0, COST_LIMIT).round_().int()
+
+        return torch.cat(map_blocks(costs, len(self), self.vectors.device))
+
+    def means(self, cluster: Tensor, num_clusters: int) -> tuple[Tensor, float]:
+        """[K, D] float64 means of clusters that are not empty, and the cost of having them as centroids."""
+
+        def sums(block: slice) -> tuple[Tensor, Tensor]:
+            vectors, own = self.vectors[block].double(), cluster[block, None]
+            member = vectors.new_zeros(len(own), num_clusters).scatter_(1, own, 1)
+            return member.T @ vectors, vectors.square().sum()
+
+        parts, squares = zip(*map_blocks(sums, len(self), self.vectors.device), strict=True)
+        size = torch.bincount(cluster, minlength=num_clusters)
+        means: Tensor = sum(parts) / size[:, None]
+        return means, max(0.0, float(sum(squares) - (size * means.square().sum(1)).sum()))
+
+
+@dataclass(frozen=True)
+class _Fit:
+    cluster: Tensor  # [N]
+    centroids: Tensor  # [K, D] float64, the means of the clusters
+    cost: float
+    price: NDArray[np.int64] | None  # [K], of a balanced assignment
+
+
+def _plus_plus_start(points: _Points, num_clusters: int, rng: np.random.Generator) -> Tensor:
     """K distinct rows, each drawn with a chance in proportion to its squared distance from those before."""
-    chosen = [int(rng.integers(len(vectors)))]
-    nearest = np.full(len(vectors), np.inf)
+    chosen = [int(rng.integers(len(points)))]
+    nearest = points.costs(points.vectors[chosen])[:, 0].long()
     while len(chosen) < num_clusters:
-        nearest = np.minimum(nearest, squared_distances(vectors, vectors[chosen[-1:]])[:, 0])
         nearest[chosen] = 0
-        # Only copies of chosen rows are left: any of those that are not chosen yet will do.
-        weight = nearest if nearest.any() else ~np.isin(np.arange(len(vectors)), chosen) * 1.0
-        chosen.append(int(rng.choice(len(vectors), p=weight / weight.sum())))
-    return vectors[chosen]
+        # Where only copies of chosen rows are left, any of those that are not chosen yet will do.
+        weight = (
+            nearest if nearest.any() else torch.ones_like(nearest).index_fill_(0, _on(nearest, chosen), 0)
+        )
+        total = weight.cumsum(0)
+        drawn = int(rng.integers(int(total[-1])))
+        chosen.append(int(torch.searchsorted(total, drawn, right=True)))
+        nearest = nearest.minimum(points.costs(points.vectors[chosen[-1:]])[:, 0])
+    return points.vectors[chosen]
 
 
-def _iterations(
-    vectors: NDArray[np.float32], centroids: NDArray[np.float32], max_iterations: int, balanced: bool
-) -> Iterable[KMeans]:
-    assign = balanced_assign if balanced else _assign_nearest
-    previous = None
+def _on(like: Tensor, values: list[int]) -> Tensor:
+    return torch.tensor(values, device=like.device)
+
+
+def _run(
+    points: _Points, centroids: Tensor, price: NDArray[np.int64] | None, max_iterations: int, balanced: bool
+) -> _Fit:
+    """Lloyd's iterations, each assigning to the centroids and then moving them."""
+    fit = None
     for _ in range(max_iterations):
-        assignment = _numbered_by_first(assign(squared_distances(vectors, centroids)))
-        if previous is not None and np.array_equal(assignment, previous):
-            return
-        previous = assignment
-        centroids = np.stack(
-            [vectors[assignment == k].mean(0, dtype=np.float64) for k in range(len(centroids))]
-        ).astype(np.float32)
-        residual = vectors - centroids[assignment]
-        yield KMeans(centroids, assignment, float(np.einsum("nd,nd->", residual, residual, dtype=np.float64)))
+        cost = points.costs(centroids)
+        if balanced:
+            cluster, price = balanced_assignment(cost, price)
+        else:
+            cluster = _assign_nearest(cost)
+        centroids, total = points.means(cluster, len(centroids))
+        saved = fit.cost - total if fit else np.inf
+        if fit is None or saved > 0:
+            fit = _Fit(cluster, centroids, total, price)
+        if saved <= _TOLERANCE * total:
+            break
+    assert fit is not None
+    return fit
 
 
-def _assign_nearest(distance: NDArray[np.float32]) -> NDArray[np.int32]:
+def _assign_nearest(cost: Tensor) -> Tensor:
     """The nearest centroid; one that nobody takes gets the worst-placed document of a cluster with others."""
-    assignment: NDArray[np.int32] = distance.argmin(1).astype(np.int32)
-    sizes = np.bincount(assignment, minlength=distance.shape[1])
-    for k in np.flatnonzero(sizes == 0):
-        own = np.where(sizes[assignment] > 1, distance[np.arange(len(distance)), assignment], -1)
+    cluster = cost.argmin(1)
+    size = torch.bincount(cluster, minlength=cost.shape[1])
+    for k in torch.nonzero(size == 0)[:, 0].tolist():
+        own = cost.gather(1, cluster[:, None])[:, 0].where(size[cluster] > 1, -1)
         moved = own.argmax()
-        sizes[assignment[moved]] -= 1
-        sizes[k] += 1
-        assignment[moved] = k
-    return assignment
+        size[cluster[moved]] -= 1
+        size[k] += 1
+        cluster[moved] = k
+    return cluster
 
 
-def _numbered_by_first(assignment: NDArray[np.int32]) -> NDArray[np.int32]:
+def _numbered_by_first(assignment: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """The assignment with clusters numbered by their first documents, and the new number of each old one."""
     _, first, inverse = np.unique(assignment, return_index=True, return_inverse=True)
-    rank = np.empty(len(first), np.int32)
+    rank = np.empty(len(first), np.int64)
     rank[first.argsort()] = np.arange(len(first))
-    return rank[inverse]
+    return rank[inverse].astype(np.int32), rank

@@ -1,173 +1,219 @@
-"""Documents as points: tf-idf, reduced by an SVD, on the unit sphere.
+"""tf-idf of texts: scikit-learn's numbers, counted in C++.
 
-The pipeline of c-BTM and X-ELM (their `train_clusterer`) with scikit-learn's parts: lower-cased terms; a
-word is two or more word characters, and one that starts with a digit is dropped; tf-idf with smoothed idf
-`ln((1 + N) / (1 + df)) + 1` and unit rows; TruncatedSVD, here seeded; unit rows again. Besides upstream's
-words there are character n-grams within words ("char_wb"), for scripts that put no spaces between words;
-these keep digits. No stop words are removed yet: the number rule is the only filter.
+`TfidfVectorizer` gives the terms, the columns and, bit for bit, the values of scikit-learn's class of that
+name with its defaults: lower-cased terms, smoothed idf `ln((1 + N) / (1 + df)) + 1`, rows of length 1. Two
+things are its own:
 
-N documents, F terms, D SVD dimensions.
+- Upstream's words (`tokenizer="upstream"`) are scikit-learn's without those that start with a digit, whether
+  or not there are stop words.
+- `fit` reads a stream. It counts in tables of up to `memory_bytes`; full tables go to disk in the order of
+  their terms, and are merged in the end. To choose `max_features` it needs 16 bytes a distinct term besides,
+  for up to 2**27 of them (2 GiB), and of course what the chosen terms take.
+
+Among equally frequent terms scikit-learn's choice is what numpy's unstable sort makes of them, and so is that
+of `fit`. Of more than 2**27 distinct terms, which scikit-learn has no memory for, it takes the first ones.
+
+N documents, F terms.
 """
 
-import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xelm_nemo.clustering.config import ClusteringConfig
-from xelm_nemo.errors import ArtifactError, ConfigError
-from xelm_nemo.files import load_arrays, read_json, save_arrays, write_json
+from xelm_nemo import device
+from xelm_nemo._csrc import AnalyzerSettings, TermCounter, Tfidf
+from xelm_nemo.errors import ConfigError
 
 ANALYZERS = ("word", "char_wb")
-_WORD = re.compile(r"(?u)\b\w\w+\b")  # scikit-learn's default token pattern
+TOKENIZERS = ("upstream", "sklearn")
+_MOST_TERMS_TO_SORT = 1 << 27
+_CHARACTERS_A_BATCH = 1 << 24
 
 
-def words(text: str) -> list[str]:
-    """The words of a text in order, those that start with a digit left out."""
-    return [word for word in _WORD.findall(text) if not word[0].isdigit()]
-
-
-@dataclass(frozen=True)
-class FeatureSettings:
-    """How texts become terms."""
-
-    analyzer: str  # one of ANALYZERS
-    ngram_range: tuple[int, ...]  # shortest and longest n-gram, in words or characters
-    max_features: int | None  # the most frequent terms are kept
-
-    def __post_init__(self) -> None:
-        """Raise ConfigError naming the first setting that cannot work."""
-        if self.analyzer not in ANALYZERS:
-            raise ConfigError(
-                f"clustering.analyzer={self.analyzer!r} is unknown; use one of {list(ANALYZERS)}."
-            )
-        if len(self.ngram_range) != 2 or not 1 <= self.ngram_range[0] <= self.ngram_range[1]:
-            raise ConfigError(
-                f"clustering.ngram_range={list(self.ngram_range)} is not a shortest and a longest n-gram; "
-                "use for example [1,3]."
-            )
-        if self.max_features is not None and self.max_features < 2:
-            raise ConfigError(
-                f"clustering.max_features={self.max_features} keeps fewer than two terms; use 2 or more, "
-                "or null for all."
-            )
-
-
-@dataclass(frozen=True, eq=False)
-class TextFeatures:
-    """A fitted map from texts to unit vectors; `fit` or `load` makes one.
+class TfidfVectorizer:
+    """Texts to rows of a sparse matrix; `fit` or `restored` makes it ready.
 
     Attributes:
-        settings: how texts become terms.
-        terms: the vocabulary, F of them.
-        idf: [F] float64.
-        components: [D, F] float64, the SVD's right singular vectors.
+        terms_: the vocabulary in the order of its code points, F of them.
+        idf_: [F] float64.
     """
 
-    settings: FeatureSettings
-    terms: list[str]
-    idf: NDArray[np.float64]
-    components: NDArray[np.float64]
+    terms_: list[str]
+    idf_: NDArray[np.float64]
 
-    @classmethod
-    def fit(cls, texts: Sequence[str], config: ClusteringConfig) -> Self:
-        """Learn vocabulary, idf and SVD; the same texts, settings and seed give the same features.
+    def __init__(
+        self,
+        *,
+        analyzer: str = "word",
+        tokenizer: str = "upstream",
+        ngram_range: Sequence[int] = (1, 1),
+        stop_words: Collection[str] = (),
+        max_features: int | None = None,
+        num_threads: int | None = None,
+        memory_bytes: int = 2 << 30,
+    ) -> None:
+        """Take the settings; nothing is read yet.
 
-        D is `svd_dim`, or what the data allow: at most N - 1 and F - 1, at least 1.
-
-        Raises:
-            ConfigError: a setting that cannot work, or texts with fewer than two terms.
-        """
-        from sklearn.decomposition import TruncatedSVD
-
-        settings = FeatureSettings(config.analyzer, tuple(config.ngram_range), config.max_features)
-        if config.svd_dim < 1:
-            raise ConfigError(
-                f"clustering.svd_dim={config.svd_dim} leaves no dimension; use 1 or more, say 100."
-            )
-        vectorizer = _vectorizer(settings)
-        tfidf, terms = _learn_terms(vectorizer, texts)
-        if len(terms) < 2:
-            raise ConfigError(
-                f"clustering.analyzer={config.analyzer!r} finds {len(terms)} terms in {len(texts)} "
-                "documents, too few to tell them apart; use clustering.analyzer=char_wb, "
-                "or look at the corpus."
-            )
-        dim = max(1, min(config.svd_dim, len(texts) - 1, len(terms) - 1))
-        with np.errstate(invalid="ignore"):  # the explained variance of a single document is 0 / 0
-            svd = TruncatedSVD(dim, random_state=config.seed).fit(tfidf)
-        return cls(settings, terms, vectorizer.idf_, np.ascontiguousarray(svd.components_))
-
-    def transform(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """[N, D] unit rows; the row of a text without a known term is zero."""
-        from sklearn.preprocessing import normalize
-
-        if not texts:
-            return np.zeros((0, len(self.components)), np.float32)
-        reduced = self._vectorizer.transform(texts) @ self.components.T
-        return np.asarray(normalize(reduced), np.float32)
-
-    def top_terms(self, vector: NDArray[np.floating[Any]], n: int) -> list[str]:
-        """The n terms that weigh most in a [D] vector taken back through the SVD, heaviest first."""
-        weight = vector.astype(np.float64) @ self.components
-        return [self.terms[i] for i in np.argsort(-weight, kind="stable")[:n]]
-
-    def save(self, folder: Path) -> None:
-        """Write `features.json`, `vocabulary.json` and `features.safetensors`; `load` gives the same bits."""
-        write_json(folder / "features.json", asdict(self.settings))
-        write_json(folder / "vocabulary.json", self.terms)
-        save_arrays(folder / "features.safetensors", {"idf": self.idf, "components": self.components})
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote; nothing is fitted again.
+        Args:
+            analyzer: "word", or "char_wb" for n-grams of characters within words, which have no use for
+                `tokenizer` and `stop_words`.
+            tokenizer: "upstream" leaves out words that start with a digit, "sklearn" keeps them.
+            ngram_range: the shortest and the longest n-gram, in words or characters.
+            stop_words: words that are left out, in lower case.
+            max_features: how many terms to keep, the most frequent ones; None keeps all.
+            num_threads: None takes one for each processor. The result is the same with any number.
+            memory_bytes: of the tables of `fit`.
 
         Raises:
-            ArtifactError: a file is missing or damaged, or the files do not belong together.
+            ConfigError: a setting that cannot work.
         """
-        settings = read_json(folder / "features.json")
-        terms = read_json(folder / "vocabulary.json")
-        arrays = load_arrays(folder / "features.safetensors")
-        idf, components = arrays["idf"], arrays["components"]
-        if idf.shape != (len(terms),) or components.shape[1:] != (len(terms),):
-            raise ArtifactError(
-                f"{folder} holds {len(terms)} terms, idf {list(idf.shape)} and components "
-                f"{list(components.shape)}, which do not belong together; delete it and run `cluster` again."
-            )
-        settings["ngram_range"] = tuple(settings["ngram_range"])
-        return cls(FeatureSettings(**settings), terms, idf, components)
+        _check(analyzer, tokenizer, ngram_range, max_features)
+        self.analyzer, self.tokenizer = analyzer, tokenizer
+        self.ngram_range = tuple(ngram_range)
+        self.stop_words = frozenset(stop_words)
+        self.max_features = max_features
+        self.num_threads = num_threads or device.cores()
+        self.memory_bytes = memory_bytes
 
-    @cached_property
-    def _vectorizer(self) -> Any:
-        vectorizer = _vectorizer(self.settings, vocabulary=self.terms)
-        vectorizer.idf_ = self.idf
+    @classmethod
+    def restored(cls, terms: Sequence[str], idf: NDArray[np.float64], **settings: Any) -> Self:
+        """The vectorizer that `fit` once made: its terms in order, its idf [F], and its settings."""
+        vectorizer = cls(**settings)
+        vectorizer.terms_, vectorizer.idf_ = list(terms), idf
         return vectorizer
 
+    def fit(self, texts: Iterable[str]) -> Self:
+        """Learn terms and idf from texts, which are read once and not kept.
 
-def _vectorizer(settings: FeatureSettings, vocabulary: list[str] | None = None) -> Any:
-    from sklearn.feature_extraction.text import TfidfVectorizer
+        Raises:
+            ConfigError: there is no term in them.
+            OSError: there is no room for the tables that go to the folder of temporary files.
+        """
+        with tempfile.TemporaryDirectory(prefix="xelm_terms_") as folder:
+            counter = TermCounter(
+                self._settings,
+                list(self.stop_words),
+                num_threads=self.num_threads,
+                memory_bytes=self.memory_bytes,
+                folder=folder,
+            )
+            for batch in _batches(texts):
+                counter.add(batch)
+            self.terms_, document_frequency = _chosen(counter, self.max_features)
+        if not self.terms_:
+            raise too_few_terms(self.analyzer, 0, counter.num_documents)
+        self.idf_ = _smoothed_idf(document_frequency, counter.num_documents)
+        self.__dict__.pop("_tfidf", None)
+        self.__dict__.pop("vocabulary_", None)
+        return self
 
-    splits_words = settings.analyzer == "word"
-    return TfidfVectorizer(
-        analyzer=settings.analyzer,
-        ngram_range=settings.ngram_range,
-        max_features=settings.max_features,
-        tokenizer=words if splits_words else None,
-        token_pattern=None if splits_words else _WORD.pattern,  # None: scikit-learn warns of both
-        vocabulary=vocabulary,
+    def fit_transform(self, texts: Iterable[str]) -> Any:
+        """Learn from texts and transform them; the same rows as `transform` gives, but for their order.
+
+        As with scikit-learn, terms lie in a row in the order in which the corpus first showed them, and are
+        added up in this order.
+        """
+        texts = list(texts)
+        return self.fit(texts)._rows(texts, by_first_use=True)
+
+    def transform(self, texts: Iterable[str]) -> Any:
+        """The [N, F] float64 `scipy.sparse.csr_matrix` of texts, which are read once and not kept."""
+        return self._rows(texts, by_first_use=False)
+
+    @cached_property
+    def vocabulary_(self) -> dict[str, int]:
+        """The column of each term."""
+        return {term: column for column, term in enumerate(self.terms_)}
+
+    @cached_property
+    def _tfidf(self) -> Tfidf:
+        return Tfidf(self._settings, list(self.stop_words), self.terms_, self.idf_)
+
+    @property
+    def _settings(self) -> AnalyzerSettings:
+        shortest, longest = self.ngram_range
+        return AnalyzerSettings(
+            characters=self.analyzer == "char_wb",
+            drops_numbers=self.tokenizer == "upstream",
+            shortest=shortest,
+            longest=longest,
+        )
+
+    def _rows(self, texts: Iterable[str], *, by_first_use: bool) -> Any:
+        from scipy.sparse import csr_matrix, vstack
+
+        parts = []
+        for batch in _batches(texts):
+            values, columns, starts = self._tfidf.transform(
+                batch, by_first_use=by_first_use, num_threads=self.num_threads
+            )
+            index_type = np.int32 if starts[-1] <= np.iinfo(np.int32).max else np.int64
+            indices = columns.astype(index_type, copy=False), starts.astype(index_type, copy=False)
+            parts.append(csr_matrix((values, *indices), shape=(len(batch), len(self.terms_))))
+        if not parts:
+            return csr_matrix((0, len(self.terms_)))
+        return parts[0] if len(parts) == 1 else vstack(parts, format="csr")
+
+
+def too_few_terms(analyzer: str, num_terms: int, num_documents: int) -> ConfigError:
+    """What to say of texts in which hardly a term is found."""
+    return ConfigError(
+        f"clustering.analyzer={analyzer!r} finds {num_terms} terms in {num_documents} documents, too few to "
+        "tell them apart; use clustering.analyzer=char_wb, or look at the corpus."
     )
 
 
-def _learn_terms(vectorizer: Any, texts: Sequence[str]) -> tuple[Any, list[str]]:
-    """The [N, F] tf-idf matrix and its terms, which may be none."""
-    try:
-        return vectorizer.fit_transform(texts), vectorizer.get_feature_names_out().tolist()
-    except ValueError as error:
-        if "empty vocabulary" not in str(error):
-            raise
-        return None, []
+def _check(analyzer: str, tokenizer: str, ngram_range: Sequence[int], max_features: int | None) -> None:
+    if analyzer not in ANALYZERS:
+        raise ConfigError(f"clustering.analyzer={analyzer!r} is unknown; use one of {list(ANALYZERS)}.")
+    if tokenizer not in TOKENIZERS:
+        raise ConfigError(f"tokenizer={tokenizer!r} is unknown; use one of {list(TOKENIZERS)}.")
+    if len(ngram_range) != 2 or not 1 <= ngram_range[0] <= ngram_range[1]:
+        raise ConfigError(
+            f"clustering.ngram_range={list(ngram_range)} is not a shortest and a longest n-gram; "
+            "use for example [1,3]."
+        )
+    if max_features is not None and max_features < 2:
+        raise ConfigError(
+            f"clustering.max_features={max_features} keeps fewer than two terms; use 2 or more, "
+            "or null for all."
+        )
+
+
+def _chosen(counter: TermCounter, max_features: int | None) -> tuple[list[str], NDArray[np.int64]]:
+    """The terms to keep and in how many documents each is."""
+    if max_features is None:
+        return counter.all()
+    occurrences = counter.occurrences(most=_MOST_TERMS_TO_SORT + 1)
+    if len(occurrences) > _MOST_TERMS_TO_SORT:
+        return counter.most_frequent(max_features)
+    if len(occurrences) <= max_features:
+        return counter.all()
+    np.negative(occurrences, out=occurrences)
+    return counter.at(np.sort(occurrences.argsort()[:max_features]))  # scikit-learn's very call, for its ties
+
+
+def _smoothed_idf(document_frequency: NDArray[np.int64], num_documents: int) -> NDArray[np.float64]:
+    # numpy's logarithm, as in scikit-learn: others differ in the last bit.
+    return np.asarray(np.log((num_documents + 1) / (document_frequency + 1.0)) + 1.0, np.float64)
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Lists of texts, each of few characters; a list is one batch, since it is in memory anyway."""
+    if isinstance(texts, list):
+        yield from [texts[:]] if texts else []
+        return
+    batch: list[str] = []
+    characters = 0
+    for text in texts:
+        batch.append(text)
+        characters += len(text)
+        if characters >= _CHARACTERS_A_BATCH:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch

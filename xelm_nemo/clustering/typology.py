@@ -1,7 +1,8 @@
 """Clusters of languages from how alike their grammars are.
 
 Distances are 1 minus the cosine of lang2vec's `syntax_average` features (URIEL), each norm over a
-language's own known features, for 68 languages; the 97 feature columns are those that vary over X-ELM's 16.
+language's own known features; the 97 feature columns are those that vary over X-ELM's 16. The package's table
+holds 68 languages; for others lang2vec's own data are read where it is installed (`uriel.py`).
 Where both the numbers of clusters and of languages are powers of two, the algorithm is X-ELM's, which halves
 the number of clusters again and again (its `lang_clustering`, single link); else it is average-link
 clustering on the same distances.
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xelm_nemo.clustering.uriel import syntax_features
 from xelm_nemo.errors import ConfigError
 
 # The order decides ties and numbering, so this set is always taken in X-ELM's own order.
@@ -62,22 +64,56 @@ def nearest_donor(language: str, among: Sequence[str]) -> tuple[str, float]:
     return others[distance.argmin()], float(distance.min())
 
 
+def nearest_donors(known: Sequence[str]) -> dict[str, tuple[str, float]]:
+    """For each language of the package's table that is not among those known, its nearest donor."""
+    return {language: nearest_donor(language, known) for language in _table()[0] if language not in known}
+
+
 def language_distances(languages: Sequence[str]) -> NDArray[np.float64]:
     """[L, L] distances, symmetric, zero on the diagonal.
 
     Raises:
-        ConfigError: a language that the table does not hold.
+        ConfigError: a language that neither the table nor lang2vec holds.
     """
     known, matrix = _table()
     unknown = [language for language in languages if language not in known]
     if unknown:
-        raise ConfigError(
-            f"clustering.languages={list(languages)} has {unknown}, which are not in "
-            "xelm_nemo/data/typology_distances.json; leave them out, use clustering.method=tfidf, "
-            f"or use codes among {' '.join(known)}."
-        )
+        return _with_lang2vec(languages, unknown)
     index = [known[language] for language in languages]
     return matrix[np.ix_(index, index)]
+
+
+def language_tree(distance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[L - 1, 4], scipy's linkage matrix: average link on [L, L] distances."""
+    from scipy.cluster.hierarchy import linkage
+    from scipy.spatial.distance import squareform
+
+    tree: NDArray[np.float64] = linkage(squareform(distance), "average")
+    return tree
+
+
+def _with_lang2vec(languages: Sequence[str], unknown: Sequence[str]) -> NDArray[np.float64]:
+    features = syntax_features([*XELM_LANGUAGES, *languages])
+    if features is None:
+        missing, more = list(unknown), "pip install lang2vec, "
+    else:
+        missing, more = [lang for lang in unknown if np.isnan(features[lang]).all()], ""
+    if missing:
+        raise ConfigError(
+            f"clustering.languages={list(languages)} has {missing}, which are not in "
+            f"xelm_nemo/data/typology_distances.json; {more}leave them out, use clustering.method=tfidf, "
+            f"or use codes among {' '.join(_table()[0])}."
+        )
+    assert features is not None
+    base = np.stack([features[lang] for lang in XELM_LANGUAGES])
+    # Columns that say the same of all of X-ELM's languages, or nothing, are left out.
+    varies = ~(np.isnan(base).all(0) | (base == 0).all(0) | (base == 1).all(0))
+    rows = np.stack([features[lang] for lang in languages])[:, varies]
+    value, present = np.nan_to_num(rows), ~np.isnan(rows)
+    norm = np.sqrt((value**2).sum(1))
+    distance: NDArray[np.float64] = 1 - (value * present) @ (value * present).T / np.outer(norm, norm)
+    np.fill_diagonal(distance, 0)
+    return distance
 
 
 @cache
@@ -126,12 +162,10 @@ def _paired(distance: NDArray[np.float64], clusters: list[list[int]]) -> list[li
 
 
 def _average_link(distance: NDArray[np.float64], num_clusters: int) -> list[list[int]]:
-    from scipy.cluster.hierarchy import cut_tree, linkage
-    from scipy.spatial.distance import squareform
+    from scipy.cluster.hierarchy import cut_tree
 
     if num_clusters == len(distance):
         return [[i] for i in range(len(distance))]
-    tree = linkage(squareform(distance), "average")
-    label = cut_tree(tree, num_clusters)[:, 0]
+    label = cut_tree(language_tree(distance), num_clusters)[:, 0]
     members = [np.flatnonzero(label == k).tolist() for k in np.unique(label)]
     return sorted(members)

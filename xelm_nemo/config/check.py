@@ -11,6 +11,7 @@ SHIPPED_SPLITS = ("train", "valid", "test")
 _SEED_PATHS = {
     "hf": "a Hugging Face folder or hub id",
     "metaseq": "a consolidated .pt file or the folder of its parts",
+    "nemo": "a NeMo checkpoint's folder",
 }
 
 
@@ -51,16 +52,24 @@ def _refuse(problems: list[str]) -> None:
 
 def _corpus(config: RunConfig) -> list[str]:
     corpus, problems = config.corpus, []
-    if corpus.path is None and corpus.builtin is None:
+    if corpus.path is not None and corpus.raw is not None:
+        problems.append(
+            f"corpus.raw={corpus.raw!r} is made into a corpus, and corpus.path={corpus.path!r} "
+            "is one already; set one of the two to null"
+        )
+    if corpus.path is not None or corpus.raw is not None:
+        return problems
+    if corpus.builtin is None:
         problems.append(
             "corpus.path is not set; give a folder of {train,valid}/<shard>/*.jsonl, or corpus=udhr"
         )
-    if corpus.path is None and corpus.builtin not in (None, "udhr"):
+    if corpus.builtin not in (None, "udhr"):
         problems.append(f"corpus.builtin={corpus.builtin!r} is not shipped; use 'udhr'")
-    splits = [corpus.train_split, corpus.valid_split, corpus.test_split]
-    if corpus.path is None and not set(splits) <= set(SHIPPED_SPLITS):
+    splits = [corpus.train_split, corpus.valid_split, corpus.test_split, *(config.evaluation.subsets or [])]
+    if not set(splits) <= set(SHIPPED_SPLITS):
         problems.append(
-            f"corpus.*_split={splits} are not all splits of the shipped corpus; use {list(SHIPPED_SPLITS)}"
+            f"corpus.*_split and evaluation.subsets={splits} are not all splits of the shipped corpus; "
+            f"use {list(SHIPPED_SPLITS)}"
         )
     return problems
 
@@ -79,7 +88,15 @@ def _seed_model(config: RunConfig) -> list[str]:
 
 def _clusters(config: RunConfig) -> list[str]:
     chosen, clusters, problems = config.train_clusters, config.clustering.num_clusters, []
+    remap = config.clustering.remap
+    if remap is not None and (config.clustering.assignment is None or remap.count("=") != 1):
+        problems.append(
+            f"clustering.remap={remap!r} is of no use; write it from=to, and set clustering.assignment"
+        )
     outside = [cluster for cluster in chosen if not 0 <= cluster < clusters]
+    unknown = [k for k in config.evaluation.clusters or [] if not 0 <= k < clusters]
+    if unknown:
+        problems.append(f"evaluation.clusters={unknown} are not among clusters 0..{clusters - 1}")
     if outside:
         problems.append(f"training.train_clusters={outside} are not among clusters 0..{clusters - 1}")
     if len(set(chosen)) < len(chosen):
@@ -128,6 +145,12 @@ def _sizes(config: RunConfig) -> list[str]:
         problems.append(
             f"training.seq_length={config.seq_length} is longer than "
             f"model.max_position_embeddings={config.model.max_position_embeddings}"
+        )
+    stride = config.evaluation.stride
+    if stride is not None and stride > config.seq_length:
+        problems.append(
+            f"evaluation.stride={stride} would skip tokens; "
+            f"use at most training.seq_length={config.seq_length}"
         )
     if config.parallel.sequence_parallel and config.seq_length % tp:
         problems.append(

@@ -1,7 +1,6 @@
 """From `+experiment=name key=value ...` to a checked RunConfig. The only file that knows Hydra."""
 
 import difflib
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from xelm_nemo.config.check import check
 from xelm_nemo.config.schema import RunConfig
 from xelm_nemo.errors import ConfigError
-
-
-def config_folder() -> Path:
-    """Where the YAML files are, in a checkout and in an installed package alike."""
-    spec = importlib.util.find_spec("xelm_configs")
-    if spec is None or not spec.submodule_search_locations:
-        raise ConfigError(
-            "the configuration files are not installed; run `pip install -e .` in the checkout."
-        )
-    return Path(next(iter(spec.submodule_search_locations)))
+from xelm_nemo.files import config_folder
 
 
 def compose(overrides: Sequence[str], schema: type[Any] = RunConfig, name: str = "run") -> Any:

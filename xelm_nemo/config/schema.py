@@ -25,6 +25,7 @@ FREE_KEYS = (
     "evaluation",
     "router",
     "corpus.test_split",
+    "corpus.on_bad_line",  # a corpus that was read without an error has nothing to skip
     "dense.enabled",
     "training.train_clusters",
     "training.log_interval",
@@ -91,8 +92,9 @@ class ExportConfig:
 
     source: str
     output: str
-    format: str = "hf"
-    tokenizer: str | None = None  # its folder; None: the one that the model was trained with
+    format: str = "hf"  # or "metaseq"
+    dtype: str | None = None  # "fp32", "bf16" or "fp16"; None: the model's
+    tokenizer: str | None = None  # its folder or hub id; None: the one that the model was trained with
 
 
 def differing_keys(mine: RunConfig, theirs: RunConfig) -> list[str]:

@@ -13,6 +13,7 @@ FINISHING_STAGES = ("evaluate", "export")
 
 # The least that a number may be; None, where a setting takes it, leaves the choice to the program.
 AT_LEAST = {
+    "corpus.num_shards": 1,
     "tokenizer.vocab_size": 12,  # XGLM's four special tokens and seven made-up words, and one piece
     "clustering.num_clusters": 1,
     "clustering.max_features": 2,
@@ -44,7 +45,8 @@ AT_LEAST = {
     "training.eval_sequences": 1,
     "dense.train_iters": 1,
     "evaluation.max_docs": 1,
-    "evaluation.batch_size": 1,
+    "evaluation.batch_tokens": 1,
+    "evaluation.stride": 1,
     "evaluation.bootstrap_samples": 1,
     "launch.max_parallel": 1,
     "launch.threads": 1,
@@ -60,17 +62,19 @@ ABOVE_ZERO = (
     *("optim.lr", "optim.adam_eps", "seed_model.lr", "dense.lr"),
     *("router.temperature", "model.layernorm_epsilon", "model.init_method_std"),
 )
+UP_TO_ONE = ("router.cluster_ratio",)
 BELOW_ONE = ("model.hidden_dropout", "model.attention_dropout", "optim.adam_beta1", "optim.adam_beta2")
-SEEDS = ("clustering.seed", "seed_model.seed", "training.seed", "evaluation.seed")
+SEEDS = ("corpus.seed", "clustering.seed", "seed_model.seed", "training.seed", "evaluation.seed")
 _MAX_SEED = 2**32 - 1  # scikit-learn's
 CHOICES = {
+    "corpus.on_bad_line": ("error", "skip"),
     "tokenizer.kind": ("unigram", "bpe"),
     "clustering.method": ("tfidf", "typology", "random"),
     "clustering.analyzer": ("word", "char_wb"),
     "model.architecture": ARCHITECTURES,
     "model.activation": ACTIVATIONS,
     "precision.params_dtype": ("auto", "fp32", "bf16"),
-    "seed_model.source": ("hf", "metaseq", "random"),
+    "seed_model.source": ("hf", "metaseq", "nemo", "random"),
     "router.rule": ("upstream", "paper"),
     "launch.name": ("local", "slurm"),
 }
@@ -84,6 +88,7 @@ def number_problems(config: RunConfig) -> list[str]:
         if (value := attrgetter(key)(config)) is not None and not least <= value < math.inf
     ]
     problems += _misfits(config, ABOVE_ZERO, "above 0", lambda n: 0 < n < math.inf)
+    problems += _misfits(config, UP_TO_ONE, "above 0 and at most 1", lambda n: 0 < n <= 1)
     problems += _misfits(config, BELOW_ONE, "at least 0 and below 1", lambda n: 0 <= n < 1)
     problems += _misfits(config, SEEDS, f"from 0 to {_MAX_SEED}", lambda n: 0 <= n <= _MAX_SEED)
     return problems
@@ -109,7 +114,17 @@ def choice_problems(config: RunConfig) -> list[str]:
             f"clustering.ngram_range={ngram_range} is not a shortest and a longest n-gram; "
             "use for example [1,3]"
         )
+    fit_on = config.clustering.fit_on
+    if fit_on != "all" and not _are_shards(fit_on):
+        problems.append(
+            f"clustering.fit_on={fit_on!r} names no shards; use all, train/00000 or [train/00000,train/00001]"
+        )
     return problems
+
+
+def _are_shards(value: Any) -> bool:
+    names = [value] if isinstance(value, str) else value
+    return isinstance(names, list) and bool(names) and all("/" in str(name).strip("/") for name in names)
 
 
 def _misfits(config: RunConfig, keys: Iterable[str], wanted: str, fits: Callable[[Any], bool]) -> list[str]:

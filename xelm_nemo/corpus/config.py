@@ -5,12 +5,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class CorpusConfig:
-    """Where documents are: `<path>/<split>/<shard>/*.jsonl`, or a corpus shipped with the package."""
+    """Where documents are: `<path>/<split>/<shard>/*.jsonl`, or what such a corpus is made from."""
 
     path: str | None = None  # a folder in the corpus layout
-    builtin: str | None = None  # used when path is None; "udhr": written to <output>/corpus on first use
+    builtin: str | None = (
+        None  # used when path and raw are None; "udhr": written to <output>/corpus on first use
+    )
+    raw: str | None = None  # a folder of mC4's files, or of one folder a language: made into <output>/corpus
+    languages: list[str] | None = None  # of raw; None takes all
+    num_shards: int = 1  # of the training split made from raw
+    seed: int = 1234  # of the order of the documents made from raw
     text_key: str = "text"
     lang_key: str = "lang"
+    id_key: str | None = "id"  # two lines of a file with the same id are an error; None: nobody looks
+    on_bad_line: str = "error"  # or "skip": such lines are left out, counted and reported
     train_split: str = "train"
     valid_split: str = "valid"
     test_split: str = "test"  # evaluation reads this one

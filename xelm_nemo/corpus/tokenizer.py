@@ -12,7 +12,9 @@ from xelm_nemo.errors import ArtifactError, ConfigError, CorpusError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-XGLM_SPECIAL_IDS = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3}
+SPECIAL_IDS = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3}  # fairseq's, and so XGLM's and OPT's
+END = "</s>"
+_FILES = ("tokenizer*.json", "*.model", "vocab*")
 XGLM_MADEUP_WORDS = 7  # <madeupword0..6> close the vocabulary
 XGLM_OFFSET = 1  # SentencePiece piece i has id i + 1, for fairseq puts <pad> between
 _NORMALIZATION = "nmt_nfkc"  # XGLM's: newlines and tabs become spaces
@@ -76,6 +78,11 @@ def _trainable(texts: Iterable[str]) -> Iterator[str]:
     return chain([first], visible)
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder has the files of a tokenizer."""
+    return any(path for pattern in _FILES for path in folder.glob(pattern))
+
+
 def load_tokenizer(folder: Path | str) -> "PreTrainedTokenizerBase":
     """The tokenizer of a folder (or hub id), with its special ids checked.
 
@@ -85,6 +92,8 @@ def load_tokenizer(folder: Path | str) -> "PreTrainedTokenizerBase":
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+    if Path(folder).is_dir() and not has_tokenizer(Path(folder)):  # for which transformers has many errors
+        raise ArtifactError(f"{folder} holds no tokenizer.")
     try:
         # Without tokenizer.json the fast class would convert the SentencePiece model at every load.
         fast = not Path(folder).is_dir() or (Path(folder) / "tokenizer.json").is_file()
@@ -94,10 +103,27 @@ def load_tokenizer(folder: Path | str) -> "PreTrainedTokenizerBase":
     if tokenizer.eos_token_id is None:
         raise ArtifactError(f"{folder}: the tokenizer has no end-of-document token (eos); X-ELM needs one.")
     if type(tokenizer).__name__.startswith("XGLM"):
-        found = {token: tokenizer.convert_tokens_to_ids(token) for token in XGLM_SPECIAL_IDS}
-        if found != XGLM_SPECIAL_IDS:
-            raise ArtifactError(f"{folder}: special tokens have ids {found}, XGLM's are {XGLM_SPECIAL_IDS}.")
+        check_special_ids(tokenizer, folder)
     return tokenizer
+
+
+def check_special_ids(tokenizer: "PreTrainedTokenizerBase", folder: Path | str) -> None:
+    """See that the special tokens have the ids that XGLM's and OPT's weights were trained with.
+
+    Raises:
+        ArtifactError: says which ids they have.
+    """
+    found = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_IDS}
+    if found != SPECIAL_IDS:
+        raise ArtifactError(
+            f"{folder}: special tokens have ids {found}, those of XGLM and OPT are {SPECIAL_IDS}; set "
+            "tokenizer.path=DIR to the model's own tokenizer."
+        )
+    if tokenizer.eos_token != END:
+        raise ArtifactError(
+            f"{folder}: documents would end with {tokenizer.eos_token!r}, those of XGLM and OPT end with "
+            f"{END!r}; set tokenizer.path=DIR to the model's own tokenizer."
+        )
 
 
 def encode_document(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:

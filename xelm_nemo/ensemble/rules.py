@@ -12,7 +12,10 @@ from torch import Tensor
 
 from xelm_nemo.errors import ConfigError
 from xelm_nemo.evaluation.config import TEXT_RULES
-from xelm_nemo.router.weights import keep_top_k
+from xelm_nemo.router.config import RouterConfig
+from xelm_nemo.router.weights import keep_top_k, router_log_weights
+
+SCORE_RULES = ("bayes", "product_of_experts")  # what every expert says shapes their weights
 
 
 @dataclass(frozen=True)
@@ -23,11 +26,13 @@ class Ensemble:
         name: how reports call it.
         rule: one of `evaluation.config.RULES`.
         top_k: experts kept per token, renormalised; None keeps all.
+        temperature: of the weights by distance; None takes the router's.
     """
 
     name: str
     rule: str
     top_k: int | None = None
+    temperature: float | None = None
 
 
 @dataclass(frozen=True)
@@ -35,40 +40,63 @@ class Evidence:
     """What the rules may look at in one document.
 
     Attributes:
-        log_p_ET: each expert's log-probability of each target, nats, [E, T].
-        router_log_w_TE: the router's log-weights, [T, E]; only `TEXT_RULES` need them.
+        num_tokens: scored tokens, T.
+        num_experts: E.
+        distance_TE: squared distance of each prefix to each expert's centroid; `TEXT_RULES` need it.
+        log_p_ET: each expert's log-probability of each target, nats; `SCORE_RULES` need it.
         language_expert: the expert of the document's language; only "top1_language" needs it.
+        seed: of the rule "random"; another one for each document.
     """
 
-    log_p_ET: Tensor
-    router_log_w_TE: Tensor | None = None
+    num_tokens: int
+    num_experts: int
+    distance_TE: Tensor | None = None
+    log_p_ET: Tensor | None = None
     language_expert: int | None = None
+    seed: int = 0
 
 
-def ensemble_log_weights(ensemble: Ensemble, evidence: Evidence) -> Tensor:
+def ensemble_log_weights(ensemble: Ensemble, evidence: Evidence, router: RouterConfig) -> Tensor:
     """Log-weights of one document's tokens under one ensemble, [T, E].
 
     Raises:
         ConfigError: the rule does not exist, or the evidence that it needs is missing.
     """
-    num_experts, num_tokens = evidence.log_p_ET.shape
+
+    def by_distance(distance_TE: Tensor) -> Tensor:
+        temperature = router.temperature if ensemble.temperature is None else ensemble.temperature
+        return router_log_weights(distance_TE, temperature=temperature, rule=router.rule)
+
+    num_tokens, num_experts = evidence.num_tokens, evidence.num_experts
+    distance_TE, log_p_ET = evidence.distance_TE, evidence.log_p_ET
     match ensemble.rule:
-        case "clustering" if evidence.router_log_w_TE is not None:
-            log_w_TE = evidence.router_log_w_TE
-        case "product_of_experts" if evidence.router_log_w_TE is not None:
-            log_w_TE = product_of_experts_log_weights(evidence.log_p_ET, evidence.router_log_w_TE)
+        case "clustering" if distance_TE is not None:
+            log_w_TE = by_distance(distance_TE)
+        case "product_of_experts" if distance_TE is not None and log_p_ET is not None:
+            log_w_TE = product_of_experts_log_weights(log_p_ET, by_distance(distance_TE))
+        case "bayes" if log_p_ET is not None:
+            log_w_TE = bayes_log_weights(log_p_ET)
         case "top1_language" if evidence.language_expert is not None:
             log_w_TE = single_expert_log_weights(num_tokens, num_experts, evidence.language_expert)
-        case "bayes":
-            log_w_TE = bayes_log_weights(evidence.log_p_ET)
         case "uniform":
             log_w_TE = uniform_log_weights(num_tokens, num_experts)
+        case "random":
+            log_w_TE = by_distance(random_squared_distances(num_tokens, num_experts, evidence.seed))
         case rule:
             raise ConfigError(
                 f"evaluation.rules={rule!r} cannot weigh this document; {list(TEXT_RULES)} need "
-                "a tf-idf clusterer, 'top1_language' a known language, 'bayes' and 'uniform' nothing."
+                f"a tf-idf clusterer, {list(SCORE_RULES)} every expert's scores, 'top1_language' a known "
+                "language, 'uniform' and 'random' nothing."
             )
     return keep_top_k(log_w_TE, ensemble.top_k)
+
+
+def experts_needed(ensemble: Ensemble, evidence: Evidence, router: RouterConfig) -> list[int]:
+    """The experts that have weight at a token of the document; the others need not be run on it."""
+    if ensemble.rule in SCORE_RULES:
+        return list(range(evidence.num_experts))
+    weighed_E = (ensemble_log_weights(ensemble, evidence, router) > -torch.inf).any(0)
+    return [int(e) for e in weighed_E.nonzero()[:, 0]]
 
 
 def uniform_log_weights(num_tokens: int, num_experts: int) -> Tensor:
@@ -81,6 +109,11 @@ def single_expert_log_weights(num_tokens: int, num_experts: int, expert: int) ->
     log_w_TE = torch.full((num_tokens, num_experts), -torch.inf)
     log_w_TE[:, expert] = 0.0
     return log_w_TE
+
+
+def random_squared_distances(num_tokens: int, num_experts: int, seed: int) -> Tensor:
+    """Distances that say nothing, drawn from [0, 1) anew at each token, [T, E]; a control for routing."""
+    return torch.rand(num_tokens, num_experts, generator=torch.Generator().manual_seed(seed))
 
 
 def bayes_log_weights(log_p_ET: Tensor, log_prior_E: Tensor | None = None) -> Tensor:

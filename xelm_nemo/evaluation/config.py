@@ -1,9 +1,11 @@
 """Settings of evaluation."""
 
+import math
 from dataclasses import dataclass, field
 
-RULES = ("clustering", "uniform", "top1_language", "product_of_experts", "bayes")
+RULES = ("clustering", "uniform", "random", "top1_language", "product_of_experts", "bayes")
 TEXT_RULES = ("clustering", "product_of_experts")  # these need the router, hence a tf-idf clusterer
+SPREAD_RULES = ("clustering", "random", "product_of_experts")  # the router's temperature shapes their weights
 
 
 @dataclass(frozen=True)
@@ -13,11 +15,20 @@ class EvaluationConfig:
     # Some of RULES; the first one is the headline. None: "clustering" if the clusterer places texts, and
     # "top1_language" if every document has an expert by its language; else "uniform".
     rules: list[str] | None = None
-    top_k: list[int] = field(default_factory=lambda: [1, 2])  # besides all experts, for each routed rule
-    max_docs: int | None = None  # None evaluates every document of the split
-    batch_size: int = 16  # documents a forward pass
+    top_k: list[int | None] = field(default_factory=lambda: [None, 1, 2])  # experts a token; None: all
+    temperatures: list[float] = field(default_factory=list)  # besides router.temperature
+    # Score each expert alone too. False runs an expert only on documents in which a rule gives it weight.
+    each_expert: bool = True
+    allow_missing: bool = False  # go on without the experts that are not trained
+    subsets: list[str] | None = None  # splits, each with a result of its own; None: corpus.test_split
+    clusters: list[int] | None = None  # only documents of these clusters; None: of all
+    max_docs: int | None = None  # of each subset; None evaluates every document
+    batch_tokens: int = 16384  # of a forward pass, padding included
+    # Documents longer than the context: None cuts them off, as X-ELM; a number moves a window on by so many
+    # tokens, so that each scored token sees at least the context less this number.
+    stride: int | None = None
     bootstrap_samples: int = 1000  # resamplings of the documents behind each 95 % interval
-    seed: int = 1234  # of the resampling
+    seed: int = 1234  # of the resampling, and of the rule "random"
 
 
 def rule_problems(config: EvaluationConfig, *, can_route: bool) -> list[str]:
@@ -28,8 +39,16 @@ def rule_problems(config: EvaluationConfig, *, can_route: bool) -> list[str]:
         can_route: whether the clusterer places texts (tf-idf).
     """
     problems = []
-    if not all(top_k >= 1 for top_k in config.top_k):
-        problems.append(f"evaluation.top_k={config.top_k} keeps no expert; use numbers from 1 up, or []")
+    if not config.top_k or not all(top_k is None or top_k >= 1 for top_k in config.top_k):
+        problems.append(
+            f"evaluation.top_k={config.top_k} keeps no expert; use numbers from 1 up, and null for all"
+        )
+    if not all(0 < temperature < math.inf for temperature in config.temperatures):
+        problems.append(f"evaluation.temperatures={config.temperatures} must be above 0")
+    if config.subsets == [] or config.clusters == []:
+        problems.append(
+            "evaluation.subsets=[] and evaluation.clusters=[] leave no document; use null for all"
+        )
     if config.rules is None:
         return problems
     if not config.rules or not set(config.rules) <= set(RULES):
@@ -38,6 +57,6 @@ def rule_problems(config: EvaluationConfig, *, can_route: bool) -> list[str]:
     if unroutable and not can_route:
         problems.append(
             f"evaluation.rules={unroutable} route by text, which needs clustering.method=tfidf; "
-            "cluster that way, or use 'top1_language', 'bayes' or 'uniform'"
+            "cluster that way, or use 'top1_language', 'bayes', 'uniform' or 'random'"
         )
     return problems

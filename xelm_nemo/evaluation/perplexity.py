@@ -1,162 +1,218 @@
 """Perplexity of experts, dense model and ensembles on the same held-out documents.
 
-Each model scores every document once; every ensemble is then mixed from those scores.
-Shape letters: E experts, T scored tokens of a document, M models and ensembles, N documents.
+Each model scores the documents that need it once; every ensemble is then mixed from those scores.
+Shape letters: E experts, M models and ensembles, N documents.
 """
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from xelm_nemo.ensemble.mixture import mixture_log_prob
-from xelm_nemo.ensemble.rules import Ensemble, Evidence, ensemble_log_weights
+from xelm_nemo.ensemble.placement import Team
+from xelm_nemo.ensemble.rules import Ensemble, Evidence
 from xelm_nemo.evaluation.config import TEXT_RULES, EvaluationConfig
+from xelm_nemo.evaluation.evidence import Text, documents_of_experts, evidence_of, mixed_nats, nats_of
 from xelm_nemo.evaluation.plan import (
     check_inputs,
     languages_without_expert,
     plan_ensembles,
     select_documents,
+    with_expert,
 )
 from xelm_nemo.evaluation.result import EvaluationResult
 from xelm_nemo.evaluation.scoring import (
     EncodedDocument,
     HeldOutDocument,
     ModelSource,
+    Pass,
+    Scores,
     encode_documents,
-    score_documents,
+    run_models,
 )
 from xelm_nemo.evaluation.summary import summarise, tabulate
 from xelm_nemo.router.config import RouterConfig
-from xelm_nemo.router.prefix import Decoder, TextClusterer, prefix_squared_distances
-from xelm_nemo.router.weights import router_log_weights
+from xelm_nemo.router.prefix import TextClusterer
+
+ALONE = Team()
 
 
-class Clusterer(Protocol):
-    """What evaluation asks of every clusterer; one that can place texts is a `TextClusterer` too."""
+@dataclass(frozen=True)
+class Models:
+    """What is evaluated.
+
+    Attributes:
+        experts: one a cluster, in cluster order; None where one is missing.
+        dense: the baseline, if there is one.
+        seq_length: their context length.
+        training_tokens: model -> tokens it was trained on, as far as known, for the report.
+    """
+
+    experts: Sequence[ModelSource | None]
+    dense: ModelSource | None
+    seq_length: int
+    training_tokens: Mapping[str, int]
 
     @property
-    def num_clusters(self) -> int:
-        """K, the number of experts that it is for."""
+    def clusters(self) -> list[int]:
+        """The clusters that have an expert."""
+        return [cluster for cluster, source in enumerate(self.experts) if source is not None]
+
+    @property
+    def present(self) -> list[ModelSource]:
+        """The experts that there are, in cluster order."""
+        return [source for source in self.experts if source is not None]
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """One evaluation, its documents of all subsets in a row."""
+
+    subsets: Mapping[str, Sequence[HeldOutDocument]]
+    encoded: Sequence[EncodedDocument]
+    ensembles: Sequence[Ensemble]
+    models: Models
+    text: Text
+    router: RouterConfig
+    config: EvaluationConfig
+
+    @property
+    def documents(self) -> list[HeldOutDocument]:
+        return [document for of_subset in self.subsets.values() for document in of_subset]
 
 
 def evaluate_ensemble(
-    documents: Sequence[HeldOutDocument],
+    subsets: Mapping[str, Sequence[HeldOutDocument]],
     *,
-    dataset: str,
-    experts: Sequence[ModelSource],
-    dense: ModelSource | None,
-    tokenizer: Decoder,
-    encode: Callable[[str], Sequence[int]],
-    clusterer: Clusterer,
-    language_expert: Mapping[str, int] | None,
-    seq_length: int,
+    models: Models,
+    text: Text,
     router: RouterConfig,
     config: EvaluationConfig,
     folder: Path,
     device: torch.device | str = "cpu",
-    training_tokens: Mapping[str, int] | None = None,
-) -> EvaluationResult:
+    team: Team = ALONE,
+) -> list[EvaluationResult]:
     """Score experts, dense model and ensembles; an interrupted evaluation goes on where it was.
 
-    One document a sequence, cut on the right to seq_length + 1 tokens; every token after the first is
-    scored, the closing special token included. One model is in memory at a time.
+    Every token after a document's first is scored, the closing special token included. Each model is loaded
+    once for all subsets, and only where its scores are not on disk.
 
     Args:
-        documents: held-out documents; `config.max_docs` of them, evenly spread, are used.
-        dataset: name of the split, for the report.
-        experts: one a cluster, in cluster order.
-        dense: the baseline, if there is one.
-        tokenizer: turns ids back into text, for the router.
-        encode: text -> ids as the models were trained on, special tokens included.
-        clusterer: routes prefixes if it can place texts (tf-idf).
-        language_expert: language -> index of its expert, for the rule "top1_language"; a typology
-            clusterer's `cluster_of` is one.
-        seq_length: context length of the models.
+        subsets: name -> held-out documents; `config.max_docs` of each, evenly spread, are used.
+        models: experts and dense model.
+        text: tokenizer and clusterer.
         router: temperature and rule of the router.
         config: what to measure.
         folder: keeps each model's log-probabilities, `<name>.safetensors`.
         device: where the models are.
-        training_tokens: model -> tokens it was trained on, for the report.
+        team: the ranks that do it together.
 
     Returns:
-        scores overall, by language and by cluster, of every model and ensemble.
+        for each subset the scores overall, by language and by cluster, of every model and ensemble; nothing
+        on ranks that only help.
 
     Raises:
         ConfigError: settings that contradict the experts or the clusterer.
         CorpusError: no document, or one without a token.
         CheckpointError: a model's output is not finite.
     """
-    documents = select_documents(documents, config.max_docs)
+    evaluation = _prepare(subsets, models, text, router, config)
+    how = Pass(models.seq_length, config.stride, config.batch_tokens, device, folder)
+    evidence = _look(evaluation) if team.leads or not config.each_expert else []
+    needed_EN = _needed(evaluation, evidence)
+    experts = [
+        Scores(source, [evaluation.encoded[n] for n in needed_N], how)
+        for source, needed_N in zip(models.present, needed_EN, strict=True)
+    ]
+    dense = [Scores(models.dense, evaluation.encoded, how)] if models.dense else []
+    run_models([*experts, *dense], team)
+    if not team.leads:
+        return []
+    log_p_EN = [
+        dict(zip(n, scores.read(), strict=True)) for n, scores in zip(needed_EN, experts, strict=True)
+    ]
+    mixed_MN = mixed_nats(evaluation.ensembles, evidence, log_p_EN, router)
+    alone = [*(experts if config.each_expert else []), *dense]
+    alone_MN = [[nats_of(log_p_T) for log_p_T in scores.read()] for scores in alone]
+    return _results(evaluation, [scores.source for scores in alone], np.array([*alone_MN, *mixed_MN]))
+
+
+def _prepare(
+    subsets: Mapping[str, Sequence[HeldOutDocument]],
+    models: Models,
+    text: Text,
+    router: RouterConfig,
+    config: EvaluationConfig,
+) -> _Evaluation:
+    chosen = {
+        name: select_documents(documents, config.max_docs, config.clusters)
+        for name, documents in subsets.items()
+    }
+    documents = [document for of_subset in chosen.values() for document in of_subset]
+    language_expert = with_expert(text.language_expert, models.experts)
     ensembles = plan_ensembles(
         config,
-        num_experts=len(experts),
-        can_route=isinstance(clusterer, TextClusterer),
+        num_experts=len(models.present),
+        can_route=isinstance(text.clusterer, TextClusterer),
         has_language_expert=not languages_without_expert(documents, language_expert),
     )
-    check_inputs(documents, experts, clusterer.num_clusters, ensembles, language_expert)
-    encoded = encode_documents(documents, encode=encode, tokenizer=tokenizer, seq_length=seq_length)
-
-    sources = [*experts, *([dense] if dense else [])]
-    score = functools.partial(score_documents, batch_size=config.batch_size, device=device, folder=folder)
-    log_p_MN = [score(source, encoded) for source in sources]
-    route = functools.partial(_route, tokenizer=tokenizer, clusterer=clusterer, router=router)
-    mixed_MN = _mix(ensembles, log_p_MN[: len(experts)], documents, encoded, route, language_expert or {})
-
-    table = tabulate(
-        names=[source.name for source in sources] + [ensemble.name for ensemble in ensembles],
-        kinds=["dense" if source is dense else "expert" for source in sources]
-        + ["ensemble"] * len(ensembles),
-        nats_MN=np.concatenate([[[_nats(log_p_T) for log_p_T in log_p_N] for log_p_N in log_p_MN], mixed_MN]),
-        documents=documents,
-        encoded=encoded,
-    )
-    return summarise(
-        table,
-        dataset=dataset,
-        settings={"seq_length": seq_length, "router": asdict(router), "evaluation": asdict(config)},
-        training_tokens=dict(training_tokens or {}),
-        num_samples=config.bootstrap_samples,
-        seed=config.seed,
-    )
+    check_inputs(documents, models.experts, text.clusterer.num_clusters, ensembles, language_expert)
+    cut = models.seq_length if config.stride is None else None
+    encoded = encode_documents(documents, encode=text.encode, tokenizer=text.tokenizer, seq_length=cut)
+    return _Evaluation(chosen, encoded, ensembles, models, text, router, config)
 
 
-def _mix(
-    ensembles: Sequence[Ensemble],
-    log_p_EN: Sequence[Sequence[Tensor]],
-    documents: Sequence[HeldOutDocument],
-    encoded: Sequence[EncodedDocument],
-    route: Callable[[EncodedDocument], Tensor],
-    language_expert: Mapping[str, int],
-) -> NDArray[np.float64]:
-    """Negative log-probability of every document under every ensemble, [ensembles, N]."""
-    needs_router = any(ensemble.rule in TEXT_RULES for ensemble in ensembles)
-    nats = np.empty((len(ensembles), len(documents)))
-    for n, document in enumerate(documents):
-        evidence = Evidence(
-            log_p_ET=torch.stack([log_p_N[n] for log_p_N in log_p_EN]),
-            router_log_w_TE=route(encoded[n]) if needs_router else None,
-            language_expert=language_expert.get(document.lang) if document.lang is not None else None,
+def _look(evaluation: _Evaluation) -> list[Evidence]:
+    routes = any(ensemble.rule in TEXT_RULES for ensemble in evaluation.ensembles)
+    return [
+        evidence_of(
+            *(document, encoded),
+            text=evaluation.text,
+            router=evaluation.router,
+            clusters=evaluation.models.clusters,
+            routes=routes,
+            seed=evaluation.config.seed,
         )
-        for row, ensemble in enumerate(ensembles):
-            log_w_TE = ensemble_log_weights(ensemble, evidence)
-            nats[row, n] = _nats(mixture_log_prob(evidence.log_p_ET, log_w_TE))
-    return nats
+        for document, encoded in zip(evaluation.documents, evaluation.encoded, strict=True)
+    ]
 
 
-def _route(
-    document: EncodedDocument, *, tokenizer: Decoder, clusterer: Clusterer, router: RouterConfig
-) -> Tensor:
-    distance_TE = prefix_squared_distances(document.ids[:-1], tokenizer, clusterer)
-    return router_log_weights(distance_TE, temperature=router.temperature, rule=router.rule)
+def _needed(evaluation: _Evaluation, evidence: Sequence[Evidence]) -> list[list[int]]:
+    """For each expert the documents that it is run on."""
+    num_experts = len(evaluation.models.present)
+    if evaluation.config.each_expert:
+        return [list(range(len(evaluation.encoded)))] * num_experts
+    return documents_of_experts(evaluation.ensembles, evidence, evaluation.router, num_experts)
 
 
-def _nats(log_p_T: Tensor) -> float:
-    # float64: a float32 sum over a long document loses the digits that two models differ in.
-    return -float(log_p_T.double().sum())
+def _results(
+    evaluation: _Evaluation, alone: Sequence[ModelSource], nats_MN: NDArray[np.float64]
+) -> list[EvaluationResult]:
+    models, config, ensembles = evaluation.models, evaluation.config, evaluation.ensembles
+    kinds = ["dense" if source is models.dense else "expert" for source in alone]
+    missing = [f"expert{cluster}" for cluster, source in enumerate(models.experts) if source is None]
+    results, start = [], 0
+    for name, documents in evaluation.subsets.items():
+        part = slice(start, start := start + len(documents))
+        table = tabulate(
+            names=[source.name for source in alone] + [ensemble.name for ensemble in ensembles],
+            kinds=[*kinds, *["ensemble"] * len(ensembles)],
+            nats_MN=nats_MN[:, part],
+            documents=documents,
+            encoded=evaluation.encoded[part],
+        )
+        settings = {"router": asdict(evaluation.router), "evaluation": asdict(config)}
+        result = summarise(
+            table,
+            dataset=name,
+            settings={"seq_length": models.seq_length, **settings},
+            training_tokens=dict(models.training_tokens),
+            missing_experts=missing,
+            num_samples=config.bootstrap_samples,
+            seed=config.seed,
+        )
+        results.append(result)
+    return results

@@ -3,9 +3,9 @@
 import logging
 from collections.abc import Mapping, Sequence
 
-from xelm_nemo.ensemble.rules import Ensemble
+from xelm_nemo.ensemble.rules import SCORE_RULES, Ensemble
 from xelm_nemo.errors import ConfigError, CorpusError
-from xelm_nemo.evaluation.config import EvaluationConfig, rule_problems
+from xelm_nemo.evaluation.config import SPREAD_RULES, EvaluationConfig, rule_problems
 from xelm_nemo.evaluation.scoring import HeldOutDocument, ModelSource
 
 logger = logging.getLogger(__name__)
@@ -13,18 +13,21 @@ logger = logging.getLogger(__name__)
 _NAMES = {
     "clustering": "ensemble",
     "uniform": "uniform",
+    "random": "random",
     "top1_language": "top-1 by language",
     "product_of_experts": "product of experts",
     "bayes": "bayes",
 }
-_TOP_K_RULES = ("clustering", "product_of_experts", "bayes")
+_TOP_K_RULES = ("clustering", "random", "product_of_experts", "bayes")
 
 
-def select_documents(documents: Sequence[HeldOutDocument], max_docs: int | None) -> list[HeldOutDocument]:
-    """At most max_docs documents, evenly spread, so that files sorted by language keep every language.
+def select_documents(
+    documents: Sequence[HeldOutDocument], max_docs: int | None, clusters: Sequence[int] | None = None
+) -> list[HeldOutDocument]:
+    """Documents of the clusters wanted, at most max_docs, evenly spread, so that every language stays.
 
     Raises:
-        ConfigError: max_docs is below 1.
+        ConfigError: max_docs is below 1, or the clusters wanted have no document.
         CorpusError: there is no document.
     """
     if max_docs is not None and max_docs < 1:
@@ -33,6 +36,12 @@ def select_documents(documents: Sequence[HeldOutDocument], max_docs: int | None)
         )
     if not documents:
         raise CorpusError("corpus.test_split has no document to evaluate on; name a split that has some.")
+    if clusters is not None:
+        documents = [document for document in documents if document.cluster in clusters]
+        if not documents:
+            raise ConfigError(
+                f"evaluation.clusters={list(clusters)} have no document in the split; name others, or null."
+            )
     if max_docs is None or max_docs >= len(documents):
         return list(documents)
     return [documents[i * len(documents) // max_docs] for i in range(max_docs)]
@@ -46,6 +55,14 @@ def languages_without_expert(
     return sorted(languages - (language_expert or {}).keys(), key=lambda lang: lang or "")
 
 
+def with_expert(
+    language_expert: Mapping[str, int] | None, experts: Sequence[ModelSource | None]
+) -> dict[str, int]:
+    """The languages whose expert is not among the missing ones."""
+    missing = [cluster for cluster, source in enumerate(experts) if source is None]
+    return {lang: expert for lang, expert in (language_expert or {}).items() if expert not in missing}
+
+
 def plan_ensembles(
     config: EvaluationConfig, *, num_experts: int, can_route: bool, has_language_expert: bool
 ) -> list[Ensemble]:
@@ -53,7 +70,7 @@ def plan_ensembles(
 
     Args:
         config: rules and top-k wanted.
-        num_experts: values of top-k from here on are left out: they keep every expert.
+        num_experts: values of top-k from here on keep every expert.
         can_route: whether the clusterer places texts (tf-idf).
         has_language_expert: whether every document has an expert by its language; if not, "top1_language"
             is measured only when config.rules names it, which `check_inputs` then refuses.
@@ -64,18 +81,32 @@ def plan_ensembles(
     if problems := rule_problems(config, can_route=can_route):
         raise ConfigError("; ".join(problems) + ".")
     rules = _default_rules(can_route, has_language_expert) if config.rules is None else config.rules
-    ensembles = []
-    for rule in dict.fromkeys(rules):
-        ensembles.append(Ensemble(_NAMES[rule], rule))
-        if rule in _TOP_K_RULES:
-            kept = sorted(k for k in set(config.top_k) if k < num_experts)
-            ensembles += [Ensemble(f"{_NAMES[rule]} top-{k}", rule, k) for k in kept]
-    return ensembles
+    return [
+        Ensemble(_name(rule, top_k, temperature), rule, top_k, temperature)
+        for rule in dict.fromkeys(rules)
+        for temperature in [None, *(dict.fromkeys(config.temperatures) if rule in SPREAD_RULES else [])]
+        for top_k in _top_ks(config, rule, num_experts)
+        # The nearest expert is the nearest at any temperature, unless the experts' scores have a say too.
+        if not (top_k == 1 and temperature is not None and rule not in SCORE_RULES)
+    ]
+
+
+def _top_ks(config: EvaluationConfig, rule: str, num_experts: int) -> list[int | None]:
+    """Numbers of experts to keep, all of them (None) first; those past the number of experts are all too."""
+    if rule not in _TOP_K_RULES:
+        return [None]
+    wanted = {None if top_k is None or top_k >= num_experts else top_k for top_k in config.top_k}
+    return sorted(wanted, key=lambda top_k: top_k or 0)
+
+
+def _name(rule: str, top_k: int | None, temperature: float | None) -> str:
+    kept = "" if top_k is None else f" top-{top_k}"
+    return f"{_NAMES[rule]}{kept}" + ("" if temperature is None else f", T={temperature:g}")
 
 
 def check_inputs(
     documents: Sequence[HeldOutDocument],
-    experts: Sequence[ModelSource],
+    experts: Sequence[ModelSource | None],
     num_clusters: int,
     ensembles: Sequence[Ensemble],
     language_expert: Mapping[str, int] | None,
@@ -86,12 +117,12 @@ def check_inputs(
         ConfigError: experts and clusters differ in number, or "top1_language" is to be measured and a
             document has no language, or one without an expert.
     """
-    if not experts:
+    if not any(experts):
         raise ConfigError("the expert set is empty; run `train` first.")
     if num_clusters != len(experts):
         raise ConfigError(
             f"clustering.num_clusters={num_clusters} but the set has {len(experts)} trained experts; "
-            "train the missing ones (training.train_clusters=null) before evaluating."
+            "give the clusterer that the experts were trained with, and one expert for each of its clusters."
         )
     if not any(ensemble.rule == "top1_language" for ensemble in ensembles):
         return

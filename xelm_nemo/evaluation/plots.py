@@ -147,7 +147,7 @@ def _bar_series(result: EvaluationResult) -> list[tuple[str, str, list[float]]]:
     experts = result.of_kind("expert")
     best = [
         min((model.by_language[lang] for model in experts), key=lambda score: score.nats)
-        for lang in result.languages
+        for lang in (result.languages if experts else [])
     ]
     if best:  # overall: each language by the expert that knows it best
         nats, tokens = sum(score.nats for score in best), sum(score.num_tokens for score in best)

@@ -14,16 +14,19 @@ Group = TypeVar("Group", str, int)
 _RIGHT, _LEFT = "---:", ":---"
 
 
-def write_report(path: Path, result: EvaluationResult, *, plots: Sequence[Path] = ()) -> None:
+def write_report(path: Path, results: Sequence[EvaluationResult], *, plots: Sequence[Sequence[Path]]) -> None:
     """Write report.md.
 
     Args:
         path: the file to write.
-        result: what to report.
-        plots: pictures to show at the end; they lie beside the report or below it.
+        results: what to report, a subset each.
+        plots: for each subset the pictures to show at its end; they lie beside the report or below it.
     """
-    pictures = [f"![{plot.stem.replace('_', ' ')}]({plot.relative_to(path.parent)})" for plot in plots]
-    write_atomic(path, "\n\n".join([report_markdown(result), *pictures]) + "\n")
+    parts = []
+    for result, of_subset in zip(results, plots, strict=True):
+        parts.append(report_markdown(result))
+        parts += [f"![{plot.stem.replace('_', ' ')}]({plot.relative_to(path.parent)})" for plot in of_subset]
+    write_atomic(path, "\n\n".join(parts) + "\n")
 
 
 def report_markdown(result: EvaluationResult) -> str:
@@ -44,17 +47,24 @@ def report_markdown(result: EvaluationResult) -> str:
 
 
 def verdict(result: EvaluationResult) -> str:
-    """One sentence: the headline ensemble against its baseline, whichever way it goes."""
+    """The headline ensemble against its baseline, whichever way it goes; and which experts were not there."""
+    missing = ", ".join(result.missing_experts)
+    return _comparison(result) + (f" Without {missing}: not trained." if missing else "")
+
+
+def _comparison(result: EvaluationResult) -> str:
     comparison = result.comparison
+    ours, theirs = result.headline.overall, result.model(comparison.baseline)
+    if theirs is result.headline:
+        return f"{comparison.ensemble} {ours.perplexity:.2f}; nothing else was measured."
     percent = 100 * (1 - comparison.ratio)
     change = f"{abs(percent):.1f} % {'lower' if percent > 0 else 'higher'}"
     if f"{abs(percent):.1f}" == "0.0":
         change = "the same"
     low, high = comparison.interval
-    baseline = "dense" if comparison.baseline == "dense" else f"the best expert, {comparison.baseline},"
-    ours, theirs = result.headline.overall, result.model(comparison.baseline).overall
+    baseline = f"the best expert, {theirs.name}," if theirs.kind == "expert" else theirs.name
     return (
-        f"{comparison.ensemble} {ours.perplexity:.2f} against {baseline} {theirs.perplexity:.2f}: "
+        f"{comparison.ensemble} {ours.perplexity:.2f} against {baseline} {theirs.overall.perplexity:.2f}: "
         f"{change} perplexity{_token_clause(result)} "
         f"(95 % interval of the ratio {low:.3f} to {high:.3f})."
     )
@@ -117,14 +127,11 @@ def _group_sections(
     if not groups:
         return []
     mixed = [*result.of_kind("dense"), *result.of_kind("ensemble")]
-    experts = result.of_kind("expert")
-    main = _group_table(label, groups, mixed, score_of, tokens=True)
-    return [
-        f"## Perplexity by {label}",
-        main,
-        f"### Each expert by {label}",
-        _group_table(label, groups, experts, score_of, tokens=False),
-    ]
+    sections = [f"## Perplexity by {label}", _group_table(label, groups, mixed, score_of, tokens=True)]
+    if experts := result.of_kind("expert"):
+        table = _group_table(label, groups, experts, score_of, tokens=False)
+        sections += [f"### Each expert by {label}", table]
+    return sections
 
 
 def _group_table(

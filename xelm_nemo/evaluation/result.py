@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,8 @@ class Comparison:
 
     Attributes:
         ensemble: name of the ensemble.
-        baseline: "dense", or the best single expert where there is no dense model.
+        baseline: "dense"; without a dense model the best expert; without experts the best other ensemble, or,
+            without another, the ensemble itself.
         ratio: perplexity of the ensemble over that of the baseline; below 1 the ensemble is better.
         interval: 95 % interval of the ratio, from resampling the same documents for both.
         has_equal_tokens: whether all experts together trained on as many tokens as the baseline; None if
@@ -91,6 +92,7 @@ class EvaluationResult:
         num_truncated: documents whose end was cut off.
         settings: what the figures depend on, JSON values.
         training_tokens: model -> tokens it was trained on, as far as known.
+        missing_experts: experts that were not there and take no part.
     """
 
     dataset: str
@@ -101,6 +103,7 @@ class EvaluationResult:
     num_truncated: int
     settings: dict[str, Any]
     training_tokens: dict[str, int]
+    missing_experts: list[str] = dataclasses.field(default_factory=list)
 
     def model(self, name: str) -> ModelResult:
         """The result of the model or ensemble of this name."""
@@ -126,28 +129,36 @@ class EvaluationResult:
         return sorted(self.headline.by_cluster)
 
 
-def write_result(path: Path, result: EvaluationResult) -> None:
-    """Write result.json: upstream's three keys, then everything.
+def write_results(path: Path, results: Sequence[EvaluationResult]) -> None:
+    """Write result.json: upstream's three keys, everything about the first subset, then the other subsets.
 
     `dataset`, `result_ppl` (perplexity of the headline ensemble) and `result_prior` (always null) are
-    what the evaluator of c-BTM and X-ELM writes.
+    what the evaluator of c-BTM and X-ELM writes. Further subsets are a list under `subsets`, each alike.
     """
-    upstream = {
-        "dataset": result.dataset,
-        "result_ppl": result.headline.overall.perplexity,
-        "result_prior": None,
-    }
-    full = dataclasses.asdict(result) | {"models": [_model_to_json(model) for model in result.models]}
-    write_json(path, upstream | full)
+    first, *others = [_to_json(result) for result in results]
+    write_json(path, first | ({"subsets": others} if others else {}))
 
 
-def read_result(path: Path) -> EvaluationResult:
-    """The result in a result.json that `write_result` wrote.
+def read_results(path: Path) -> list[EvaluationResult]:
+    """The results in a result.json that `write_results` wrote, a subset each.
 
     Raises:
         ArtifactError: the file is missing or not JSON.
     """
     value = read_json(path)
+    return [_from_json(each) for each in (value, *value.get("subsets", []))]
+
+
+def _to_json(result: EvaluationResult) -> dict[str, Any]:
+    upstream = {
+        "dataset": result.dataset,
+        "result_ppl": result.headline.overall.perplexity,
+        "result_prior": None,
+    }
+    return upstream | dataclasses.asdict(result) | {"models": [_model_to_json(m) for m in result.models]}
+
+
+def _from_json(value: Mapping[str, Any]) -> EvaluationResult:
     comparison = value["comparison"]
     return EvaluationResult(
         dataset=value["dataset"],
@@ -161,6 +172,7 @@ def read_result(path: Path) -> EvaluationResult:
         num_truncated=value["num_truncated"],
         settings=value["settings"],
         training_tokens=value["training_tokens"],
+        missing_experts=value["missing_experts"],
     )
 
 

@@ -1,9 +1,10 @@
 """Log-probabilities that one model gives the tokens of held-out documents, kept on disk once known.
 
-Shape letters: B documents of a batch, S sequence, T scored tokens of a document, V vocabulary.
+Shape letters: B windows of a batch, S sequence, T scored tokens of a document.
 """
 
 import hashlib
+import itertools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,13 +16,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from xelm_nemo.ensemble.placement import Team
 from xelm_nemo.errors import CheckpointError, CorpusError
+from xelm_nemo.evaluation.windows import Window, batches, windows
 from xelm_nemo.files import fingerprint, load_arrays, save_arrays
 from xelm_nemo.router.prefix import Decoder
 
 logger = logging.getLogger(__name__)
 
-Model = Callable[[Tensor], Tensor]  # tokens [B, S] -> logits [B, S, V], causal
+# A causal model: tokens [B, S], and the target of each -> its log-probability [B, S]. No logits leave it, so
+# that a model may compute it without ever having them in memory.
+Model = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class EncodedDocument:
     """The tokens of a document that a model sees; all but the first are scored.
 
     Attributes:
-        ids: token ids, cut on the right to the context length plus one.
+        ids: token ids, whole or cut on the right to the context length plus one.
         num_bytes: UTF-8 bytes of the text that the ids stand for.
         is_truncated: whether text was cut off.
     """
@@ -61,11 +66,32 @@ class ModelSource:
         name: how reports call it, also the name of its file of log-probabilities.
         fingerprint: changes when the weights do.
         load: returns the model, ready to evaluate (no dropout) on the device of the evaluation.
+        prefetch: begins to bring the weights into host memory, and returns at once.
     """
 
     name: str
     fingerprint: str
     load: Callable[[], Model]
+    prefetch: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True)
+class Pass:
+    """How documents are put through a model.
+
+    Attributes:
+        seq_length: context length of the models.
+        stride: how far windows move on in longer documents; None cuts these off.
+        batch_tokens: tokens of a forward pass.
+        device: where the model is.
+        folder: holds each model's `<name>.safetensors`, written when all its documents are scored.
+    """
+
+    seq_length: int
+    stride: int | None
+    batch_tokens: int
+    device: torch.device | str
+    folder: Path
 
 
 def encode_documents(
@@ -73,9 +99,9 @@ def encode_documents(
     *,
     encode: Callable[[str], Sequence[int]],
     tokenizer: Decoder,
-    seq_length: int,
+    seq_length: int | None,
 ) -> list[EncodedDocument]:
-    """Tokenise documents, one a sequence, cut on the right to seq_length + 1 tokens.
+    """Tokenise documents; cut on the right to seq_length + 1 tokens, unless that is None.
 
     Raises:
         CorpusError: a document has no token to score.
@@ -83,93 +109,127 @@ def encode_documents(
     return [_encode(document.text, encode, tokenizer, seq_length) for document in documents]
 
 
-def score_documents(
-    source: ModelSource,
-    documents: Sequence[EncodedDocument],
-    *,
-    batch_size: int,
-    device: torch.device | str,
-    folder: Path,
-) -> list[Tensor]:
-    """Log-probability of every scored token, from the file in `folder` if it is of this very model and text.
+@dataclass(frozen=True)
+class Scores:
+    """The log-probabilities of one model on some documents, on disk once they are known."""
 
-    Args:
-        source: the model; loaded only if its scores are not on disk.
-        documents: what to score.
-        batch_size: documents a forward pass.
-        device: where the model is.
-        folder: holds `<name>.safetensors`, written when all documents of a model are scored.
+    source: ModelSource
+    documents: Sequence[EncodedDocument]
+    how: Pass
 
-    Returns:
-        nats, float32 [T], one tensor a document.
+    @property
+    def path(self) -> Path:
+        """The file that holds them."""
+        return self.how.folder / f"{self.source.name}.safetensors"
+
+    def are_known(self) -> bool:
+        """Whether there is nothing to compute: the file is of this very model, text and pass."""
+        return not self.documents or self._read() is not None
+
+    def compute(self, model: Model) -> NDArray[np.float32]:
+        """Run the model on all documents.
+
+        Raises:
+            CheckpointError: the model gives a token a log-probability that is not finite.
+        """
+        scores = _score(model, self.documents, self.how)
+        _check_finite(self.source.name, scores)
+        return torch.cat(scores).numpy()
+
+    def save(self, flat: NDArray[np.float32]) -> None:
+        """Keep what `compute` gave."""
+        save_arrays(self.path, {"log_p": flat, "key": self._key()})
+        logger.info("scored %d documents with %s", len(self.documents), self.source.name)
+
+    def read(self) -> list[Tensor]:
+        """Nats, float32 [T], one tensor a document; they must be known."""
+        if not self.documents:
+            return []
+        flat = self._read()
+        assert flat is not None
+        return list(torch.split(torch.from_numpy(flat), [document.num_tokens for document in self.documents]))
+
+    def _read(self) -> NDArray[np.float32] | None:
+        if not self.path.is_file():
+            return None
+        arrays = load_arrays(self.path)
+        return arrays["log_p"] if np.array_equal(arrays["key"], self._key()) else None
+
+    def _key(self) -> NDArray[np.uint8]:
+        tokens = hashlib.sha256()
+        for document in self.documents:
+            tokens.update(np.array([len(document.ids), *document.ids], dtype="<i8").tobytes())
+        # The batch size belongs to the key because the last bit of a matrix product depends on the shape.
+        shape = [self.how.seq_length, self.how.stride, self.how.batch_tokens]
+        key = fingerprint([self.source.fingerprint, tokens.hexdigest(), *shape])
+        return np.frombuffer(bytes.fromhex(key), dtype=np.uint8)
+
+
+def run_models(wanted: Sequence[Scores], team: Team) -> None:
+    """Compute and save what is not known; all ranks of the team call it.
+
+    One model at a time is on a device, and the one after it on its way to host memory.
 
     Raises:
-        CheckpointError: the model gives a token a log-probability that is not finite.
+        CheckpointError: a model gives a token a log-probability that is not finite.
     """
-    path = folder / f"{source.name}.safetensors"
-    key = _cache_key(source, documents, batch_size)
-    flat = _load_scores(path, key)
-    if flat is None:
-        scores = _score(source.load(), documents, batch_size, device)
-        _check_finite(source.name, scores)
-        flat = torch.cat(scores).numpy()
-        save_arrays(path, {"log_p": flat, "key": key})
-        logger.info("scored %d documents with %s", len(documents), source.name)
-    return list(torch.split(torch.from_numpy(flat), [document.num_tokens for document in documents]))
+    unknown = [scores for scores in wanted if not scores.are_known()]
+    team.wait()  # everybody has looked before anybody writes, so all have the same list
+    turns = list(team.turns(len(unknown)))
+    for (index, is_ours), following in itertools.zip_longest(turns, turns[1:]):
+        after = unknown[following[0]].source if following else None
+        _run(unknown[index], after, is_ours=is_ours, writes=team.leads_group)
+    team.wait()
+
+
+def _run(scores: Scores, after: ModelSource | None, *, is_ours: bool, writes: bool) -> None:
+    model = scores.source.load()
+    if after is not None:
+        after.prefetch()
+    if is_ours:
+        found = scores.compute(model)
+        if writes:
+            scores.save(found)
 
 
 def _encode(
-    text: str, encode: Callable[[str], Sequence[int]], tokenizer: Decoder, seq_length: int
+    text: str, encode: Callable[[str], Sequence[int]], tokenizer: Decoder, seq_length: int | None
 ) -> EncodedDocument:
     ids = tuple(encode(text))
     if len(ids) < 2:
         raise CorpusError(
             f"document {text[:40]!r} has {len(ids)} tokens, so none to score; remove it from the split."
         )
-    is_truncated = len(ids) > seq_length + 1
-    if is_truncated:
+    is_truncated = seq_length is not None and len(ids) > seq_length + 1
+    if is_truncated and seq_length is not None:
         ids = ids[: seq_length + 1]
         text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return EncodedDocument(ids, len(text.encode()), is_truncated)
 
 
-def _cache_key(
-    source: ModelSource, documents: Sequence[EncodedDocument], batch_size: int
-) -> NDArray[np.uint8]:
-    tokens = hashlib.sha256()
-    for document in documents:
-        tokens.update(np.array([len(document.ids), *document.ids], dtype="<i8").tobytes())
-    # The batch size belongs to the key because the last bit of a matrix product depends on the shape.
-    key = fingerprint([source.fingerprint, tokens.hexdigest(), batch_size])
-    return np.frombuffer(bytes.fromhex(key), dtype=np.uint8)
-
-
-def _load_scores(path: Path, key: NDArray[np.uint8]) -> NDArray[np.float32] | None:
-    if not path.is_file():
-        return None
-    arrays = load_arrays(path)
-    return arrays["log_p"] if np.array_equal(arrays["key"], key) else None
-
-
 @torch.inference_mode()
-def _score(
-    model: Model, documents: Sequence[EncodedDocument], batch_size: int, device: torch.device | str
-) -> list[Tensor]:
-    # Longest first: little padding, and a batch that does not fit in memory fails at once.
-    order = sorted(range(len(documents)), key=lambda n: -len(documents[n].ids))
-    scores = [torch.empty(0)] * len(documents)
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
-        rows = [torch.tensor(documents[n].ids) for n in batch]
-        tokens_BS = pad_sequence(rows, batch_first=True).to(device)
-        logits_BSV = model(tokens_BS[:, :-1])
-        for row, n in enumerate(batch):
-            num_tokens = documents[n].num_tokens
-            # One document at a time: float32 logits of a batch would fill the card at 256k words.
-            log_p_TV = torch.log_softmax(logits_BSV[row, :num_tokens].float(), dim=-1)
-            target_T1 = tokens_BS[row, 1 : num_tokens + 1, None]
-            scores[n] = log_p_TV.gather(-1, target_T1)[:, 0].cpu()
+def _score(model: Model, documents: Sequence[EncodedDocument], how: Pass) -> list[Tensor]:
+    scores = [torch.empty(document.num_tokens) for document in documents]
+    stride = how.seq_length if how.stride is None else how.stride
+    every = [
+        window
+        for n, document in enumerate(documents)
+        for window in windows(n, document.num_tokens, seq_length=how.seq_length, stride=stride)
+    ]
+    for batch in batches(every, how.batch_tokens):
+        for window, log_p_T in zip(batch, _score_batch(model, documents, batch, how.device), strict=True):
+            skipped = window.scored_from - window.start
+            scores[window.document][window.scored_from : window.end] = log_p_T[skipped : window.length]
     return scores
+
+
+def _score_batch(
+    model: Model, documents: Sequence[EncodedDocument], batch: Sequence[Window], device: torch.device | str
+) -> Tensor:
+    """Log-probabilities of one batch, [B, S] on the CPU; padding is on the right, where no target looks."""
+    rows = [torch.tensor(documents[window.document].ids[window.start : window.end + 1]) for window in batch]
+    tokens_BS = pad_sequence(rows, batch_first=True).to(device)
+    return model(tokens_BS[:, :-1], tokens_BS[:, 1:]).float().cpu()
 
 
 def _check_finite(name: str, scores: Sequence[Tensor]) -> None:

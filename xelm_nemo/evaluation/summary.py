@@ -69,6 +69,7 @@ def summarise(
     dataset: str,
     settings: dict[str, Any],
     training_tokens: dict[str, int],
+    missing_experts: list[str],
     num_samples: int,
     seed: int,
 ) -> EvaluationResult:
@@ -79,6 +80,7 @@ def summarise(
         dataset: name of the split.
         settings: what to record with the result.
         training_tokens: model -> tokens it was trained on, as far as known.
+        missing_experts: names of the experts that were left out.
         num_samples: resamplings of the documents behind each 95 % interval.
         seed: of the resampling.
 
@@ -97,6 +99,7 @@ def summarise(
         num_truncated=table.num_truncated,
         settings=settings,
         training_tokens=training_tokens,
+        missing_experts=missing_experts,
     )
 
 
@@ -115,15 +118,13 @@ def _model_result(table: DocumentTable, model: int, perplexity_S: NDArray[np.flo
 def _compare(
     table: DocumentTable, perplexity_MS: NDArray[np.float64], training_tokens: Mapping[str, int]
 ) -> Comparison:
-    """The first ensemble against the dense model, or against the best expert where there is none."""
+    """The first ensemble against the dense model, else the best expert, else the best other ensemble."""
     ensemble = table.kinds.index("ensemble")
     total_M = table.nats_MN.sum(1)
-    if "dense" in table.kinds:
-        baseline = table.kinds.index("dense")
-    else:
-        baseline = min(
-            (m for m, kind in enumerate(table.kinds) if kind == "expert"), key=lambda m: total_M[m]
-        )
+    rivals = [m for kind in ("dense", "expert") for m, found in enumerate(table.kinds) if found == kind]
+    if not rivals:
+        rivals = [m for m in range(len(table.kinds)) if m != ensemble] or [ensemble]
+    baseline = rivals[0] if "dense" in table.kinds else min(rivals, key=lambda m: total_M[m])
     return Comparison(
         ensemble=table.names[ensemble],
         baseline=table.names[baseline],
@@ -158,6 +159,6 @@ def _score(table: DocumentTable, model: int, chosen: NDArray[np.int64]) -> Score
 
 def _has_equal_tokens(table: DocumentTable, baseline: str, training_tokens: Mapping[str, int]) -> bool | None:
     experts = [name for name, kind in zip(table.names, table.kinds, strict=True) if kind == "expert"]
-    if not {baseline, *experts} <= training_tokens.keys():
+    if not experts or not {baseline, *experts} <= training_tokens.keys():
         return None
     return sum(training_tokens[name] for name in experts) == training_tokens[baseline]

@@ -17,6 +17,18 @@ class OptimConfig:
     clip_grad: float = 1.0
 
 
+def learning_rate(config: OptimConfig, iteration: int, train_iters: int) -> float:
+    """The rate of iteration 0, 1, ...: linear warm-up, then linear decay to min_lr at `train_iters`.
+
+    metaseq's polynomial decay of power 1, as X-ELM trains.
+    """
+    if iteration < config.lr_warmup_iters:
+        return config.lr * (iteration + 1) / config.lr_warmup_iters
+    decay_iters = max(1, train_iters - config.lr_warmup_iters)
+    left = 1 - (iteration - config.lr_warmup_iters) / decay_iters
+    return config.min_lr + (config.lr - config.min_lr) * max(0.0, left)
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
     """The length and the batches of training. Batch sizes count sequences."""

@@ -11,10 +11,12 @@ import torch
 from xelm_nemo import parallel
 from xelm_nemo.checkpoint import store
 from xelm_nemo.checkpoint.facts import ModelFacts
+from xelm_nemo.checkpoint.lazy import DTYPES
 from xelm_nemo.errors import Stopped, TrainingError
+from xelm_nemo.expert.config import learning_rate
 from xelm_nemo.expert.data import Batches, check_vocabulary
 from xelm_nemo.expert.job import CHECKPOINTS, TrainJob
-from xelm_nemo.expert.optim import learning_rate, make_optimizer, set_learning_rate, wrap
+from xelm_nemo.expert.optim import make_optimizer, set_learning_rate, wrap
 from xelm_nemo.expert.screen import Screen
 from xelm_nemo.expert.step import seed_dropout, train_step, valid_loss
 from xelm_nemo.parallel import Layout
@@ -66,9 +68,7 @@ class Trainer:
         folder = Path(job.folder)
         self.job, self.layout, self.watch = job, layout, watch
         check_vocabulary(job)
-        self.core = store.load_model(
-            Path(job.init), job.parallel, dtype=store.DTYPES[job.dtype], shape=job.shape
-        )
+        self.core = store.load_model(Path(job.init), job.parallel, dtype=DTYPES[job.dtype], shape=job.shape)
         self.model = wrap(self.core)
         self.optimizer = make_optimizer(job.optim, self.model)
         self.batches = Batches(job, layout)

@@ -99,18 +99,6 @@ def _with_padding(packed: torch.Tensor, buffer: Any) -> torch.Tensor:
     return padded
 
 
-def learning_rate(config: OptimConfig, iteration: int, train_iters: int) -> float:
-    """The rate of iteration 0, 1, ...: linear warm-up, then linear decay to min_lr at `train_iters`.
-
-    metaseq's polynomial decay of power 1, as X-ELM trains.
-    """
-    if iteration < config.lr_warmup_iters:
-        return config.lr * (iteration + 1) / config.lr_warmup_iters
-    decay_iters = max(1, train_iters - config.lr_warmup_iters)
-    left = 1 - (iteration - config.lr_warmup_iters) / decay_iters
-    return config.min_lr + (config.lr - config.min_lr) * max(0.0, left)
-
-
 def set_learning_rate(optimizer: Any, rate: float) -> None:
     """Give every parameter group the rate."""
     for group in optimizer.param_groups:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
+from xelm_nemo.expert.config import learning_rate
 from xelm_nemo.expert.job import TrainJob
-from xelm_nemo.expert.optim import learning_rate
 from xelm_nemo.log import METRICS, Metrics
 
 log = logging.getLogger(__name__)

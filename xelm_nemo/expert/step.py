@@ -1,6 +1,7 @@
 """One optimizer step, through Megatron's schedules at any layout."""
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -53,7 +54,7 @@ def _run(model: Any, batches: Iterator[Batch], num_micro_batches: int, *, forwar
     first = next(batches)
     batch_size, seq_length = first["tokens"].shape
     losses: list[torch.Tensor] = get_forward_backward_func()(
-        forward_step_func=_forward_step,
+        forward_step_func=partial(_forward_step, num_micro_batches),
         data_iterator=chain([first], batches),
         model=[model],
         num_microbatches=num_micro_batches,
@@ -64,9 +65,12 @@ def _run(model: Any, batches: Iterator[Batch], num_micro_batches: int, *, forwar
     return _share_loss(losses)
 
 
-def _forward_step(batches: Iterator[Batch], model: Any) -> Any:
+def _forward_step(num_micro_batches: int, batches: Iterator[Batch], model: Any) -> Any:
     batch = next(batches)
-    output = model(batch["tokens"], None, None, labels=batch["labels"])
+    labels = batch["labels"]
+    # What backward will bring to each loss, in its own order of division: the mean of the micro-batches.
+    grad = torch.ones((), device=labels.device) / num_micro_batches / labels.numel()
+    output = model(batch["tokens"], None, None, labels=labels, loss_mask=grad.expand_as(labels))
     return output, _mean_loss
 
 

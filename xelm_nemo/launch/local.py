@@ -105,11 +105,17 @@ def die_with_launcher() -> None:
     place. Does nothing in a process that no launcher started, or where there is no such kernel.
     """
     launcher = os.environ.get(LAUNCHER)
-    if launcher is None or sys.platform != "linux":
+    if launcher is not None:
+        die_with(int(launcher))
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent process dies, where there is such a kernel."""
+    if sys.platform != "linux":
         return
     with suppress(OSError):
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(launcher):  # it died before the call
+    if os.getppid() != parent:  # it died before the call
         os.kill(os.getpid(), signal.SIGKILL)
 
 

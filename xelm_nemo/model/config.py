@@ -6,6 +6,7 @@ from typing import Any
 
 ARCHITECTURES = ("xglm", "opt")
 ACTIVATIONS = ("gelu", "relu")
+VOCAB_MULTIPLE = 128  # what tensor cores and FP8 want of each tensor-parallel rank's share
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,12 @@ class ParallelConfig:
     pipeline_model_parallel_size: int = 1
     data_parallel_size: int = 1
     sequence_parallel: bool = False
+
+
+def padded_vocab_size(vocab_size: int, tensor_model_parallel_size: int = 1) -> int:
+    """The vocabulary rounded up to a multiple of 128 for every tensor-parallel rank."""
+    multiple = VOCAB_MULTIPLE * tensor_model_parallel_size
+    return -(-vocab_size // multiple) * multiple
 
 
 def shape_problems(shape: ModelConfig) -> list[str]:

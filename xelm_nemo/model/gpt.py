@@ -8,23 +8,17 @@ import torch
 import torch.nn.functional as F
 from megatron.core.models.common.embeddings.language_model_embedding import LanguageModelEmbedding
 from megatron.core.models.gpt.gpt_model import GPTModel
-from megatron.core.tensor_parallel import ColumnParallelLinear, gather_from_tensor_model_parallel_region
+from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from xelm_nemo import device, parallel
 from xelm_nemo.errors import ConfigError
-from xelm_nemo.model.config import ModelConfig, ParallelConfig, layout_problems
+from xelm_nemo.model.config import ModelConfig, ParallelConfig, layout_problems, padded_vocab_size
+from xelm_nemo.model.head import Head
 from xelm_nemo.model.layers import block_spec, has_transformer_engine, replicated_linear
 from xelm_nemo.model.positions import POSITION_OFFSET, learned_positions, sinusoidal_positions
 
 ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu}  # F.gelu is the exact erf form, as in HF and fairseq
-VOCAB_MULTIPLE = 128  # what tensor cores and FP8 want of each tensor-parallel rank's share
-
-
-def padded_vocab_size(vocab_size: int, tensor_model_parallel_size: int) -> int:
-    """The vocabulary rounded up to a multiple of 128 for every tensor-parallel rank."""
-    multiple = VOCAB_MULTIPLE * tensor_model_parallel_size
-    return -(-vocab_size // multiple) * multiple
 
 
 class DecoderModel(GPTModel):
@@ -34,6 +28,9 @@ class DecoderModel(GPTModel):
     no dropout follows it, as in the runs of X-ELM and c-BTM. Where embeddings are narrower than layers
     (OPT-350M), `project_in` and `project_out` lie between. Columns of the head beyond `real_vocab_size`
     are padding: they take no part in the loss and are cut from `logits`.
+
+    Called with `labels` [B, S] it gives the loss of each token, float32 [B, S], and has no logits in memory.
+    `loss_mask`, if given, is the gradient that backward will bring to each loss.
     """
 
     def __init__(self, config: TransformerConfig, shape: ModelConfig, vocab_size: int) -> None:
@@ -50,6 +47,8 @@ class DecoderModel(GPTModel):
             share_embeddings_and_output_weights=True,
             position_embedding_type="none",  # ours are added in _preprocess
         )
+        if self.post_process:
+            self.output_layer.__class__ = Head  # GPTModel builds Megatron's and takes no other
         self.shape = shape
         self.real_vocab_size = vocab_size
         self.project_in: torch.nn.Linear | None = None
@@ -73,7 +72,7 @@ class DecoderModel(GPTModel):
             )
             self.project_in = replicated_linear(self.config, width, self.config.hidden_size)
         if self.post_process:
-            self.output_layer = ColumnParallelLinear(
+            self.output_layer = Head(
                 width,
                 self.vocab_size,
                 config=narrow,
@@ -101,10 +100,22 @@ class DecoderModel(GPTModel):
             decoder_input = self._embed(input_ids)
         return super()._preprocess(input_ids, position_ids, decoder_input, **kwargs)
 
-    def _postprocess(self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def _postprocess(
+        self,
+        hidden_states: torch.Tensor,
+        *,
+        labels: torch.Tensor | None,
+        loss_mask: torch.Tensor | None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
         if self.project_out is not None:
             hidden_states = self.project_out(hidden_states)
-        output: torch.Tensor = super()._postprocess(hidden_states, *args, **kwargs)
+        if labels is not None and self.post_process:
+            weight = self.shared_embedding_or_output_weight()
+            options = {"vocab_size": self.real_vocab_size, "grad_BS": loss_mask}
+            output: torch.Tensor = self.output_layer(hidden_states, weight, labels=labels, **options)
+        else:
+            output = super()._postprocess(hidden_states, labels=None, **kwargs)
         return output
 
     def _embed(self, tokens_BS: torch.Tensor) -> torch.Tensor:
@@ -131,27 +142,33 @@ class DecoderModel(GPTModel):
             positions = positions.chunk(self.pg_collection.tp.size())[self.pg_collection.tp.rank()]
         return positions
 
-    def compute_language_model_loss(self, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy of each target, float32 [B, S]; logits [S, B, V / tp] of the padded vocabulary."""
-        loss: torch.Tensor = super().compute_language_model_loss(labels, self._mask_padding(logits))
-        return loss
-
-    def _mask_padding(self, logits: torch.Tensor) -> torch.Tensor:
-        width = logits.shape[-1]
-        real = self.real_vocab_size - width * self.pg_collection.tp.rank()
-        if real >= width:
-            return logits
-        column = torch.arange(width, device=logits.device)
-        return logits.masked_fill(column >= real, -torch.inf)
-
     def logits(self, tokens_BS: torch.Tensor) -> torch.Tensor:
         """Next-token logits [B, S, V] of the real vocabulary, on every tensor-parallel rank."""
         logits: torch.Tensor = gather_from_tensor_model_parallel_region(self(tokens_BS, None, None))
         return logits[..., : self.real_vocab_size]
 
 
+def transformer_settings(shape: ModelConfig) -> dict[str, Any]:
+    """The shape in Megatron's terms, with the numerics of HF's XGLM and OPT."""
+    return {
+        "num_layers": shape.num_layers,
+        "hidden_size": shape.hidden_size,
+        "ffn_hidden_size": shape.ffn_hidden_size,
+        "num_attention_heads": shape.num_attention_heads,
+        "layernorm_epsilon": shape.layernorm_epsilon,
+        "init_method_std": shape.init_method_std,
+        "hidden_dropout": shape.hidden_dropout,
+        "attention_dropout": shape.attention_dropout,
+        "activation_func": ACTIVATIONS[shape.activation],
+        "bias_activation_fusion": False,  # Megatron's fused GELU is the tanh form
+        "bias_dropout_fusion": False,
+        "attention_softmax_in_fp32": True,
+        "gradient_accumulation_fusion": False,
+    }
+
+
 def transformer_config(shape: ModelConfig, layout: ParallelConfig, dtype: torch.dtype) -> TransformerConfig:
-    """The shape in Megatron's terms, with the numerics of HF's XGLM and OPT.
+    """Megatron's configuration of a model of this shape, divided so.
 
     Raises:
         ConfigError: names every setting that does not fit the others or the layout.
@@ -160,18 +177,7 @@ def transformer_config(shape: ModelConfig, layout: ParallelConfig, dtype: torch.
     if problems:
         raise ConfigError("; ".join(problems) + ".")
     return TransformerConfig(
-        num_layers=shape.num_layers,
-        hidden_size=shape.hidden_size,
-        ffn_hidden_size=shape.ffn_hidden_size,
-        num_attention_heads=shape.num_attention_heads,
-        layernorm_epsilon=shape.layernorm_epsilon,
-        init_method_std=shape.init_method_std,
-        hidden_dropout=shape.hidden_dropout,
-        attention_dropout=shape.attention_dropout,
-        activation_func=ACTIVATIONS[shape.activation],
-        bias_activation_fusion=False,  # Megatron's fused GELU is the tanh form
-        bias_dropout_fusion=False,
-        attention_softmax_in_fp32=True,
+        **transformer_settings(shape),
         tensor_model_parallel_size=layout.tensor_model_parallel_size,
         pipeline_model_parallel_size=layout.pipeline_model_parallel_size,
         sequence_parallel=layout.sequence_parallel,
@@ -179,7 +185,6 @@ def transformer_config(shape: ModelConfig, layout: ParallelConfig, dtype: torch.
         params_dtype=dtype,
         pipeline_dtype=dtype,
         bf16=dtype == torch.bfloat16,
-        gradient_accumulation_fusion=False,
     )
 
 

@@ -1,67 +1,159 @@
-"""Token shards: every document tokenised once, into one Megatron `.bin/.idx` pair a cluster."""
+"""Token shards: every document tokenised once, into one Megatron `.bin/.idx` pair a cluster.
 
-from collections.abc import Iterable, Mapping, Sequence
+Each corpus file is tokenised into pieces, one a cluster, by itself, for any process on any machine; then the
+pieces of a cluster are joined in the order of the files. So the order of a cluster's documents is the
+corpus's, whatever ran where.
+"""
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
-from xelm_nemo.corpus.tokenizer import encode_document
+from xelm_nemo.clustering.assign import assignment_file, read_assignment, with_clusters
+from xelm_nemo.corpus.bad_lines import Skipped
+from xelm_nemo.corpus.documents import in_blocks, read_file
+from xelm_nemo.corpus.encode import DocumentEncoder
+from xelm_nemo.corpus.tokenizer import load_tokenizer
 from xelm_nemo.errors import ArtifactError
-from xelm_nemo.files import read_json, write_json
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from xelm_nemo.corpus.jsonl import Document
+from xelm_nemo.files import atomic_file, read_json, room_for, write_json
+from xelm_nemo.shards.index import write_index
 
 COUNTS = "counts.json"  # what the shards of a folder hold
+_COPY_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class TokeniseFile:
+    """One corpus file to tokenise.
+
+    Attributes:
+        root: the corpus folder.
+        path: the file.
+        keys: of `read_file`.
+        skip_bad: whether lines without a document are left out.
+        clusters: the folder of all assignments.
+        num_clusters: how many there are.
+        tokenizer: its folder.
+        digest: of the tokenizer.
+        pieces: the folder for what is made of this file.
+    """
+
+    root: Path
+    path: Path
+    keys: dict[str, Any]
+    skip_bad: bool
+    clusters: Path
+    num_clusters: int
+    tokenizer: Path
+    digest: str
+    pieces: Path
+
+
+@dataclass(frozen=True)
+class JoinPieces:
+    """The pieces of one cluster, in order, and the shard to make of them.
+
+    Attributes:
+        pieces: folders of pieces, some of which may have none of the cluster.
+        cluster: its number.
+        dtype: of the ids, such as "uint16".
+        prefix: of the shard; see `shard_prefix`.
+    """
+
+    pieces: Sequence[Path]
+    cluster: int
+    dtype: str
+    prefix: Path
+
+
+def tokenise_file(task: TokeniseFile) -> dict[str, Any]:
+    """Write `<cluster>.bin` and `<cluster>.lengths` of a file's documents, for clusters that have any.
+
+    Returns:
+        JSON values: `counts`, of each cluster its `documents` and `tokens`; and `skipped`, the bad lines.
+
+    Raises:
+        CorpusError: as `read_file`.
+        ArtifactError: as `with_clusters`; upstream drops documents without a cluster in silence.
+    """
+    encoder = load_encoder(task.tokenizer, task.digest)
+    name = task.path.relative_to(task.root).as_posix()
+    skipped, assigned = Skipped(name), assignment_file(task.clusters, name)
+    documents = read_file(task.root, task.path, on_bad=skipped.add if task.skip_bad else None, **task.keys)
+    rows = read_assignment(assigned, num_clusters=task.num_clusters)
+    shutil.rmtree(task.pieces, ignore_errors=True)
+    task.pieces.mkdir(parents=True)
+    counts = [{"documents": 0, "tokens": 0} for _ in range(task.num_clusters)]
+    with room_for(task.pieces), ExitStack() as files:
+        pieces = _Pieces(task.pieces, files)
+        pairs = with_clusters(documents, rows, assigned)
+        for block in in_blocks(pairs, lambda pair: pair[0].text):
+            encoded = encoder.encode([document.text for document, _ in block])
+            for cluster in sorted({cluster for _, cluster in block}):
+                own = [ids for ids, (_, one) in zip(encoded, block, strict=True) if one == cluster]
+                lengths = np.array([len(ids) for ids in own]) // encoder.itemsize
+                pieces.add(cluster, b"".join(own), lengths)
+                counts[cluster]["documents"] += len(own)
+                counts[cluster]["tokens"] += int(lengths.sum())
+    return {"counts": counts, "skipped": skipped.as_json()}
+
+
+class _Pieces:
+    """The open files of a folder of pieces; all is on disk when the stack that closes them has."""
+
+    def __init__(self, folder: Path, files: ExitStack) -> None:
+        self._folder, self._files = folder, files
+        self._open: dict[str, BinaryIO] = {}
+
+    def add(self, cluster: int, ids: bytes, lengths: NDArray[Any]) -> None:
+        """Append documents to the piece of a cluster."""
+        self._file(f"{cluster}.bin").write(ids)
+        self._file(f"{cluster}.lengths").write(lengths.astype(np.int32).tobytes())
+
+    def _file(self, name: str) -> BinaryIO:
+        if name not in self._open:
+            file = self._files.enter_context((self._folder / name).open("wb"))
+            self._files.callback(_sync, file)
+            self._open[name] = file
+        return self._open[name]
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def join_pieces(task: JoinPieces) -> None:
+    """Write a cluster's shard from its pieces, in their order."""
+    paths = [folder / f"{task.cluster}.bin" for folder in task.pieces]
+    paths = [path for path in paths if path.is_file()]
+    with atomic_file(task.prefix.with_name(task.prefix.name + ".bin")) as shard:
+        for path in paths:
+            with path.open("rb") as piece:
+                shutil.copyfileobj(piece, shard, _COPY_BYTES)
+    lengths = [np.fromfile(path.with_suffix(".lengths"), dtype=np.int32) for path in paths]
+    joined = np.concatenate([np.zeros(0, dtype=np.int32), *lengths])
+    write_index(task.prefix.with_name(task.prefix.name + ".idx"), joined, np.dtype(task.dtype))
+
+
+@lru_cache(maxsize=1)
+def load_encoder(folder: Path, digest: str) -> DocumentEncoder:
+    """The tokenizer of a folder with this digest; the last one stays loaded."""
+    tokenizer = load_tokenizer(folder)
+    return DocumentEncoder(tokenizer, token_dtype(len(tokenizer)))
 
 
 def shard_prefix(folder: Path, cluster: int, split: str) -> Path:
     """Where the shard of a cluster is; `.bin` and `.idx` follow."""
     return folder / f"cluster{cluster}" / split
-
-
-def write_token_shards(
-    documents: Iterable["Document"],
-    cluster_of: Mapping[str, int],
-    tokenizer: "PreTrainedTokenizerBase",
-    *,
-    num_clusters: int,
-    split: str,
-    folder: Path,
-) -> list[dict[str, int]]:
-    """Tokenise a split and write each document to its cluster's shard, in corpus order.
-
-    Returns:
-        For each cluster, its number of documents and of tokens.
-
-    Raises:
-        ArtifactError: a document has no cluster; upstream drops such documents without a word.
-    """
-    from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder, get_bin_path, get_idx_path
-
-    prefixes = [str(shard_prefix(folder, cluster, split)) for cluster in range(num_clusters)]
-    for prefix in prefixes:
-        Path(prefix).parent.mkdir(parents=True, exist_ok=True)
-    dtype = token_dtype(len(tokenizer))
-    builders = [IndexedDatasetBuilder(get_bin_path(prefix), dtype=dtype) for prefix in prefixes]
-    counts = [{"documents": 0, "tokens": 0} for _ in prefixes]
-    for document in documents:
-        if document.sp_id not in cluster_of:
-            raise ArtifactError(
-                f"document {document.sp_id} has no cluster; run "
-                "`python -m xelm_nemo.cluster` on this corpus again."
-            )
-        cluster = cluster_of[document.sp_id]
-        tokens = encode_document(tokenizer, document.text)
-        builders[cluster].add_document(np.array(tokens, dtype=dtype), [len(tokens)])
-        counts[cluster]["documents"] += 1
-        counts[cluster]["tokens"] += len(tokens)
-    for builder, prefix in zip(builders, prefixes, strict=True):
-        builder.finalize(get_idx_path(prefix))
-    return counts
 
 
 def write_counts(folder: Path, vocab_size: int, counts: Mapping[str, Sequence[Mapping[str, int]]]) -> None:

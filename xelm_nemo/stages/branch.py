@@ -8,7 +8,7 @@ from pathlib import Path
 from xelm_nemo import artifacts
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.config.check import check_sizes
-from xelm_nemo.corpus.tokenizer import load_tokenizer
+from xelm_nemo.corpus.tokenizer import check_special_ids, has_tokenizer, load_tokenizer
 from xelm_nemo.model.config import ParallelConfig, recorded_settings
 from xelm_nemo.stages.jobs import seed_job, train_all
 from xelm_nemo.stages.run import Run
@@ -23,11 +23,9 @@ def _init_recipe(run: Run) -> Recipe:
         shape, dtype = recorded_settings(run.config.model), run.config.precision.params_dtype
         settings = {"shape": shape, "seed": seed_model.seed, "dtype": dtype}
         return Recipe("model", settings, {"tokenizer": run.tokenizer})
-    source = Path(str(seed_model.path))
+    source, tokenizer = Path(str(seed_model.path)), run.config.tokenizer.path
     inputs = {"source": source} if source.exists() else {}
-    if seed_model.source == "metaseq":
-        return Recipe("model", {"path": str(source), "tokenizer": run.config.tokenizer.path}, inputs)
-    return Recipe("model", {"path": str(source)}, inputs)
+    return Recipe("model", {"path": str(source)} | ({"tokenizer": tokenizer} if tokenizer else {}), inputs)
 
 
 def _recipes(run: Run) -> Mapping[Path, Recipe]:
@@ -50,14 +48,21 @@ def _make(run: Run) -> None:
 
 def _import(run: Run, folder: Path, recipe: Recipe) -> None:
     """A model from elsewhere, whose own sizes count from here on."""
-    from xelm_nemo.checkpoint.hf import import_hf
+    from xelm_nemo.checkpoint.hf import import_hf, resolve_source
     from xelm_nemo.checkpoint.metaseq import import_metaseq
+    from xelm_nemo.checkpoint.nemo import import_nemo
+    from xelm_nemo.checkpoint.nemo_context import tokenizer_place
 
-    path = str(run.config.seed_model.path)
+    path, own = str(run.config.seed_model.path), run.config.tokenizer.path
     if run.config.seed_model.source == "metaseq":
-        import_metaseq(Path(path), folder, recipe, tokenizer=str(run.config.tokenizer.path))
+        _check_tokenizer(own, Path(path))
+        import_metaseq(Path(path), folder, recipe, tokenizer=str(own))
+    elif run.config.seed_model.source == "nemo":
+        _check_tokenizer(own, Path(tokenizer_place(Path(path)) or path))
+        import_nemo(Path(path), folder, recipe, tokenizer=own)
     else:
-        import_hf(path, folder, recipe)
+        _check_tokenizer(own, resolve_source(path))
+        import_hf(path, folder, recipe, tokenizer=own)
     check_sizes(run.sized)
     wanted, found = (dataclasses.asdict(config.model) for config in (run.config, run.sized))
     ignored = [f"model.{key}={value!r}" for key, value in wanted.items() if found[key] != value]
@@ -65,17 +70,30 @@ def _import(run: Run, folder: Path, recipe: Recipe) -> None:
         log.warning("branch: %s is not of the seed model, whose own sizes count", ", ".join(ignored))
 
 
+def _check_tokenizer(own: str | None, model: Path) -> None:
+    """See that the tokenizer is one of the architecture's; a seed model converts without any, too.
+
+    Raises:
+        ArtifactError: its special tokens have other ids, or tokenizer.path has none.
+    """
+    if own is None and not has_tokenizer(model):
+        log.warning("branch: %s has no tokenizer; tokenizer.path=DIR gives it one", model)
+    else:
+        check_special_ids(load_tokenizer(own or model), own or model)
+
+
 def _initialise(run: Run, folder: Path, recipe: Recipe) -> None:
     """Random weights, drawn by one process: the same for every layout."""
     from xelm_nemo import parallel
     from xelm_nemo.checkpoint import store
     from xelm_nemo.checkpoint.facts import ModelFacts
+    from xelm_nemo.checkpoint.lazy import DTYPES
     from xelm_nemo.model.gpt import build_model
 
     vocab_size, dtype = len(load_tokenizer(run.tokenizer)), run.config.precision.params_dtype
     with parallel.model_parallel(seed=run.config.seed_model.seed, alone=True):
         shape = run.config.model
-        model = build_model(shape, ParallelConfig(), vocab_size=vocab_size, dtype=store.DTYPES[dtype])
+        model = build_model(shape, ParallelConfig(), vocab_size=vocab_size, dtype=DTYPES[dtype])
         facts = ModelFacts(shape, vocab_size, dtype, str(run.tokenizer), name="seed_model")
         store.save_model(folder, model, facts, recipe)
 

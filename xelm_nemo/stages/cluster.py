@@ -2,13 +2,18 @@
 
 import dataclasses
 import logging
+from itertools import chain
 from pathlib import Path
 
+from xelm_nemo import artifacts
 from xelm_nemo.artifacts import Recipe
-from xelm_nemo.clustering.assign import write_assignment
 from xelm_nemo.clustering.clusterer import Clusterer, fit_clusterer
 from xelm_nemo.clustering.report import NO_LANGUAGE, cluster_report, report_markdown
-from xelm_nemo.files import read_json, write_atomic, write_json
+from xelm_nemo.corpus.layout import list_files
+from xelm_nemo.files import WORK, read_json, write_atomic, write_json
+from xelm_nemo.launch import pool
+from xelm_nemo.stages.assignment import AssignFile, Given, assign_file
+from xelm_nemo.stages.languages import write_languages
 from xelm_nemo.stages.run import Run
 from xelm_nemo.stages.stage import Product, stage_of
 
@@ -30,30 +35,50 @@ def language_experts(run: Run) -> dict[str, int]:
     return {lang: cluster for lang, (_, cluster) in most.items()}
 
 
-def _clusterer_recipe(run: Run) -> Recipe:
-    settings = run.corpus_keys() | dataclasses.asdict(run.config.clustering)
-    return Recipe("clusterer", settings, {"train": run.split("train")})
+def clusterer_recipe(run: Run) -> Recipe:
+    """What a clusterer is made from: the training split, or the shards that it is to be fitted on."""
+    fitted = dataclasses.replace(run.config.clustering, assignment=None, remap=None)
+    settings = run.corpus_keys() | dataclasses.asdict(fitted)
+    shards = run.config.clustering.fit_shards
+    inputs = {"train": run.split("train")} if shards is None else {name: run.corpus / name for name in shards}
+    if fitted.source is not None:
+        inputs["source"] = Path(fitted.source)
+    return Recipe("clusterer", settings, inputs)
 
 
-def _fit(run: Run, folder: Path) -> None:
-    fit_clusterer(list(run.documents("train")), run.config.clustering).save(folder)
+def fit(run: Run, folder: Path) -> None:
+    """Fit a clusterer on these documents and save it."""
+    shards = run.config.clustering.fit_shards
+    documents = run.documents("train") if shards is None else chain(*map(run.shard, shards))
+    clusterer = fit_clusterer(list(documents), run.config.clustering)
+    clusterer.save(folder)
+    write_languages(folder, clusterer)
 
 
 def _clusters_recipe(run: Run) -> Recipe:
     inputs = {"clusterer": run.clusterer, "train": run.split("train"), "valid": run.split("valid")}
-    return Recipe("clusters", run.corpus_keys(), inputs)
+    given = run.config.clustering.assignment
+    if given is None:
+        return Recipe("clusters", run.corpus_keys(), inputs)
+    settings = run.corpus_keys() | {"remap": run.config.clustering.remap}
+    return Recipe("clusters", settings, inputs | {"assignment": Path(given)})
 
 
 def _assign(run: Run, folder: Path) -> None:
-    clusterer = Clusterer.load(run.clusterer)
-    for split in ("train", "valid"):
-        documents = list(run.documents(split))
-        assignment = clusterer.assign(documents)
-        write_assignment(folder, zip((document.sp_id for document in documents), assignment, strict=True))
-        if split == "train":
-            report = cluster_report(clusterer, documents, assignment)
-            write_json(folder / REPORT_JSON, report)
-            write_atomic(folder / REPORT_MD, report_markdown(report))
+    clustering, clusterer = run.config.clustering, Clusterer.load(run.clusterer)
+    digest = artifacts.check(run.clusterer, "clusterer")["digest"]
+    given = Given(Path(clustering.assignment), clustering.remap) if clustering.assignment else None
+    files = {split: list_files(run.corpus, run.split_name(split)) for split in ("train", "valid")}
+    tasks = [
+        AssignFile(run.corpus, path, run.corpus_keys(), run.skip_bad, run.clusterer, digest, given, folder)
+        for path in (*files["train"], *files["valid"])
+    ]
+    names, processes = {task.name: task for task in tasks}, run.processes(task.path for task in tasks)
+    rows = list(pool.results(assign_file, names, folder / WORK, processes=processes))
+    languages = [row["languages"] for row in rows[: len(files["train"])]]
+    report = cluster_report(clusterer, languages, [row["skipped"] for row in rows])
+    write_json(folder / REPORT_JSON, report)
+    write_atomic(folder / REPORT_MD, report_markdown(report))
 
 
 def _show(run: Run) -> None:
@@ -62,7 +87,7 @@ def _show(run: Run) -> None:
 
 CLUSTER = stage_of(
     "cluster",
-    Product(lambda run: run.clusterer, _clusterer_recipe, _fit),
-    Product(lambda run: run.clusters, _clusters_recipe, _assign),
+    Product(lambda run: run.clusterer, clusterer_recipe, fit),
+    Product(lambda run: run.clusters, _clusters_recipe, _assign, resumable=True),
     finish=_show,
 )

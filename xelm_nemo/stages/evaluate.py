@@ -1,23 +1,70 @@
 """Stage `evaluate`: experts, dense baseline and ensembles on held-out documents."""
 
 import dataclasses
+import logging
+import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from xelm_nemo import artifacts
+from xelm_nemo import artifacts, log
 from xelm_nemo.artifacts import Recipe
+from xelm_nemo.checkpoint.facts import load_facts
+from xelm_nemo.checkpoint.siblings import check_siblings
 from xelm_nemo.clustering.clusterer import Clusterer
+from xelm_nemo.config.compose import compose
 from xelm_nemo.corpus.tokenizer import encode_document, load_tokenizer
-from xelm_nemo.evaluation.result import EvaluationResult, read_result, write_result
-from xelm_nemo.files import read_json
+from xelm_nemo.errors import ConfigError
+from xelm_nemo.evaluation.result import EvaluationResult, read_results, write_results
+from xelm_nemo.files import read_ahead, read_json
 from xelm_nemo.log import METRICS
 from xelm_nemo.stages.cluster import REPORT_JSON, language_experts
-from xelm_nemo.stages.jobs import finished_models
-from xelm_nemo.stages.run import Run
+from xelm_nemo.stages.jobs import dense_job, expert_job, finished_models
+from xelm_nemo.stages.run import Run, settled
 from xelm_nemo.stages.stage import Product, stage_of
+from xelm_nemo.stages.train import TRAIN
 
+if TYPE_CHECKING:
+    from xelm_nemo.evaluation.perplexity import Models
+    from xelm_nemo.evaluation.scoring import HeldOutDocument
+
+logger = logging.getLogger(__name__)
 RESULT, REPORT_MD = "result.json", "report.md"
+
+
+def subsets(run: Run) -> list[str]:
+    """The splits to evaluate on."""
+    return run.config.evaluation.subsets or [run.config.corpus.test_split]
+
+
+def assist(arguments: Sequence[str]) -> None:
+    """What the ranks beside the first do under torchrun: score models, while rank 0 runs the command.
+
+    Raises:
+        ConfigError: there is something to do before evaluation, which is not for many ranks.
+    """
+    log.set_up(rank=int(os.environ["RANK"]))
+    run = Run(settled(compose(arguments)))
+    if run.config.dry_run or EVALUATE.is_current(run):
+        return
+    if not TRAIN.is_current(run):
+        raise ConfigError(
+            f"WORLD_SIZE={os.environ['WORLD_SIZE']}, and {run.folder} has no up-to-date experts; run "
+            "`python -m xelm_nemo.train` first, as one process."
+        )
+    _score(run)
+
+
+def _models(run: Run) -> dict[str, Path]:
+    """The model folders to evaluate, by name: all of them, or with allow_missing those that there are."""
+    if not run.config.evaluation.allow_missing:
+        return finished_models(run)
+    jobs = [expert_job(run, cluster) for cluster in range(run.config.clustering.num_clusters)]
+    jobs += [dense_job(run)] if run.config.dense.enabled else []
+    return {
+        job.name: job.model_folder for job in jobs if artifacts.is_current(job.model_folder, job.recipe())
+    }
 
 
 def _recipe(run: Run) -> Recipe:
@@ -26,75 +73,109 @@ def _recipe(run: Run) -> Recipe:
         "evaluation": dataclasses.asdict(config.evaluation),
         "router": dataclasses.asdict(config.router),
     }
-    settings |= {"split": config.corpus.test_split, "seq_length": run.sized.seq_length}
+    settings |= {"subsets": subsets(run), "seq_length": run.sized.seq_length}
     settings |= run.corpus_keys()
-    inputs = {"clusterer": run.clusterer, "clusters": run.clusters, "test": run.split("test")}
-    return Recipe("evaluation", settings, inputs | finished_models(run))
+    inputs = {"clusterer": run.clusterer, "clusters": run.clusters}
+    inputs |= {f"subset {name}": run.corpus / name for name in subsets(run)}
+    return Recipe("evaluation", settings, inputs | _models(run))
 
 
 def _evaluate(run: Run, folder: Path) -> None:
     from xelm_nemo.evaluation.plots import write_plots
     from xelm_nemo.evaluation.report import write_report
 
-    result = _score(run)
-    models = finished_models(run)
+    results = _score(run)
     mixes = {row["cluster"]: row["languages"] for row in read_json(run.clusters / REPORT_JSON)["clusters"]}
     languages = {lang for mix in mixes.values() for lang in mix}
     counts = {lang: {k: mix[lang] for k, mix in mixes.items() if lang in mix} for lang in sorted(languages)}
-    metrics = {name: model.parent / METRICS for name, model in models.items()}
-    plots = write_plots(folder, result, metrics=metrics, documents=counts)
-    write_result(folder / RESULT, result)
-    write_report(folder / REPORT_MD, result, plots=plots)
+    metrics = {name: model.parent / METRICS for name, model in _models(run).items()}
+    plots = [write_plots(folder, results[0], metrics=metrics, documents=counts)]
+    for name, result in zip(subsets(run)[1:], results[1:], strict=True):
+        # Loss curves and clusters are the run's, and stand with the first subset.
+        plots.append(write_plots(folder / name.replace("/", "_"), result, metrics={}))
+    write_results(folder / RESULT, results)
+    write_report(folder / REPORT_MD, results, plots=plots)
 
 
-def _score(run: Run) -> EvaluationResult:
-    """Evaluate in this process, one model in memory at a time."""
+def _score(run: Run) -> list[EvaluationResult]:
+    """Evaluate in this process and the others that torchrun started, if any, one model each at a time."""
+    import torch.distributed as dist
+
     from xelm_nemo import device, parallel
-    from xelm_nemo.checkpoint import store
-    from xelm_nemo.checkpoint.facts import load_facts
+    from xelm_nemo.ensemble.placement import Team
+    from xelm_nemo.evaluation.evidence import Text
     from xelm_nemo.evaluation.perplexity import evaluate_ensemble
-    from xelm_nemo.evaluation.scoring import HeldOutDocument, ModelSource
-    from xelm_nemo.model.config import ParallelConfig
 
-    def load(folder: Path) -> Any:
-        return store.load_model(folder, ParallelConfig()).eval().logits
-
-    clusterer = Clusterer.load(run.clusterer)
-    documents = list(run.documents("test"))
-    held_out = [
-        HeldOutDocument(document.text, document.lang, cluster)
-        for document, cluster in zip(documents, clusterer.assign(documents), strict=True)
-    ]
-    folders = finished_models(run)
-    sources = [
-        ModelSource(name, artifacts.check(folder, "model")["digest"], partial(load, folder))
-        for name, folder in folders.items()
-    ]
-    experts = run.config.clustering.num_clusters
-    tokenizer = load_tokenizer(run.tokenizer)
-    with parallel.model_parallel(threads=device.cores(), alone=True):
+    clusterer, tokenizer = Clusterer.load(run.clusterer), load_tokenizer(run.tokenizer)
+    encode = partial(encode_document, tokenizer)
+    tp = run.config.parallel.tensor_model_parallel_size if int(os.environ.get("WORLD_SIZE", 1)) > 1 else 1
+    threads = max(1, device.cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    with parallel.model_parallel(tensor_model_parallel_size=tp, threads=threads) as layout:
         return evaluate_ensemble(
-            held_out,
-            dataset=f"{run.config.name}/{run.config.corpus.test_split}",
-            experts=sources[:experts],
-            dense=sources[experts] if len(sources) > experts else None,
-            tokenizer=tokenizer,
-            encode=partial(encode_document, tokenizer),
-            clusterer=clusterer,
-            language_expert=language_experts(run) or None,
-            seq_length=run.sized.seq_length,
+            {f"{run.config.name}/{name}": _held_out(run, name, clusterer) for name in subsets(run)},
+            models=_sources(run, tp),
+            text=Text(tokenizer, encode, clusterer, language_experts(run) or None),
             router=run.config.router,
             config=run.config.evaluation,
             folder=run.folder / "log_probs",
             device=device.device(),
-            training_tokens={name: load_facts(folder).consumed_tokens for name, folder in folders.items()},
+            team=Team(layout.dp_rank, layout.dp_size, layout.rank % tp == 0, dist.barrier),
         )
+
+
+def _held_out(run: Run, subset: str, clusterer: Clusterer) -> "list[HeldOutDocument]":
+    from xelm_nemo.evaluation.scoring import HeldOutDocument
+
+    documents = list(run.subset(subset))
+    return [
+        HeldOutDocument(document.text, document.lang, cluster)
+        for document, cluster in zip(documents, clusterer.assign(documents), strict=True)
+    ]
+
+
+def _sources(run: Run, tensor_model_parallel_size: int) -> "Models":
+    from xelm_nemo.evaluation.perplexity import Models
+    from xelm_nemo.evaluation.scoring import ModelSource
+
+    folders = _models(run)
+    facts = {name: load_facts(folder) for name, folder in folders.items()}
+    experts = [expert_job(run, cluster).name for cluster in range(run.config.clustering.num_clusters)]
+    if missing := [name for name in experts if name not in folders]:
+        logger.warning("evaluate: without %s, not trained (evaluation.allow_missing)", ", ".join(missing))
+    if folders:
+        check_siblings(facts)
+    sources = {
+        name: ModelSource(
+            name,
+            artifacts.check(folder, "model")["digest"],
+            partial(_load, folder, tensor_model_parallel_size),
+            partial(read_ahead, folder),
+        )
+        for name, folder in folders.items()
+    }
+    return Models(
+        experts=[sources.get(name) for name in experts],
+        dense=sources.get("dense"),
+        seq_length=run.sized.seq_length,
+        training_tokens={name: known.consumed_tokens for name, known in facts.items()},
+    )
+
+
+def _load(folder: Path, tensor_model_parallel_size: int) -> Any:
+    """A model as `evaluation.scoring` runs it: its loss is each target's negative log-probability."""
+    from xelm_nemo.checkpoint import store
+    from xelm_nemo.model.config import ParallelConfig
+
+    layout = ParallelConfig(tensor_model_parallel_size=tensor_model_parallel_size)
+    model = store.load_model(folder, layout).eval()
+    return lambda tokens_BS, target_BS: -model(tokens_BS, None, None, labels=target_BS)
 
 
 def _show(run: Run) -> None:
     from xelm_nemo.evaluation.report import print_report
 
-    print_report(read_result(run.evaluation / RESULT))
+    for result in read_results(run.evaluation / RESULT):
+        print_report(result)
 
 
 EVALUATE = stage_of("evaluate", Product(lambda run: run.evaluation, _recipe, _evaluate), finish=_show)

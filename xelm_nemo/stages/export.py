@@ -1,13 +1,16 @@
-"""Stage `export`: trained models as Hugging Face folders."""
+"""Stage `export`: trained models as other libraries keep them."""
 
+import dataclasses
+import importlib.util
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from xelm_nemo import artifacts
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.config.schema import ExportConfig
+from xelm_nemo.corpus.tokenizer import load_tokenizer
 from xelm_nemo.errors import ArtifactError, ConfigError
 from xelm_nemo.expert.job import MODEL
 from xelm_nemo.files import read_json
@@ -19,25 +22,120 @@ from xelm_nemo.stages.train import SET
 log = logging.getLogger(__name__)
 
 
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """One model to write in one format."""
+
+    model: Path
+    format: str = "hf"
+    tokenizer: str | None = None  # folder or hub id
+    dtype: str | None = None  # None: the model's
+
+    def recipe(self) -> Recipe:
+        """What the folder is made from."""
+        settings = {"format": self.format} | ({"dtype": self.dtype} if self.dtype else {})
+        if self.tokenizer is None:
+            return Recipe("export", settings, {"model": self.model})
+        if Path(self.tokenizer).is_dir():
+            return Recipe("export", settings, {"model": self.model, "tokenizer": Path(self.tokenizer)})
+        return Recipe("export", settings | {"tokenizer": self.tokenizer}, {"model": self.model})
+
+    def make(self, folder: Path) -> None:
+        """Write the folder, from weights whose bytes are those that were written."""
+        recipe = self.recipe()
+        artifacts.verify(self.model)
+        with artifacts.build(folder, recipe) as part:
+            FORMATS[self.format](self, part)
+
+
+def _to_hf(export: Export, folder: Path) -> None:
+    from xelm_nemo.checkpoint.hf import export_hf
+
+    card = _card_rows(export.model)
+    export_hf(export.model, folder, tokenizer=export.tokenizer, card=card, dtype=export.dtype)
+
+
+def _to_metaseq(export: Export, folder: Path) -> None:
+    from xelm_nemo.checkpoint.metaseq_export import export_metaseq
+
+    export_metaseq(export.model, folder, dtype=export.dtype)
+
+
+def _to_nemo(export: Export, folder: Path) -> None:
+    from xelm_nemo.nemo.context import write_checkpoint
+
+    write_checkpoint(export.model, folder, tokenizer=export.tokenizer)
+
+
+FORMATS: dict[str, Callable[[Export, Path], None]] = {
+    "hf": _to_hf,
+    "metaseq": _to_metaseq,
+    "nemo": _to_nemo,
+}
+_WITH_TOKENIZER = ("hf", "nemo")
+_CLUSTERER = "upstream"  # the format of a clusterer
+
+
 def export_source(config: ExportConfig) -> None:
     """Export one model into `output`, or each model of a folder into `output/<name>`.
 
     Raises:
-        ConfigError: the format is not known, or the output would replace the source.
-        ArtifactError: there is no model, or no tokenizer for it, or the output holds other files.
+        ConfigError: the format or the dtype is not known, or the output would replace the source.
+        ArtifactError: there is no model, or the output holds other files.
+        CheckpointError: a model is damaged, or cannot be written so.
     """
-    if config.format != "hf":
-        raise ConfigError(f"format={config.format!r} is not known; use 'hf'.")
+    _check_choices(config)
     source, output = Path(config.source).resolve(), Path(config.output).resolve()
     if source.is_relative_to(output) or output.is_relative_to(source):
         raise ConfigError(
             f"output={config.output!r} and source={config.source!r} overlap; give another output."
         )
+    if config.format == _CLUSTERER:
+        return _export_clusterer(source, output)
     for name, model in _find_models(source).items():
         folder = output / name if name else output
-        tokenizer = Path(config.tokenizer) if config.tokenizer else _find_tokenizer(model)
-        _export(folder, _recipe(model, tokenizer))
+        tokenizer = config.tokenizer
+        if tokenizer is None and config.format in _WITH_TOKENIZER:
+            tokenizer = _find_tokenizer(model)
+        Export(model, config.format, tokenizer, config.dtype).make(folder)
         log.info("export: %s -> %s", model, folder)
+
+
+def _check_choices(config: ExportConfig) -> None:
+    from xelm_nemo.checkpoint.lazy import DTYPES
+
+    choices = {
+        "format": (config.format, [*FORMATS, _CLUSTERER]),
+        "dtype": (config.dtype or "fp32", [*DTYPES]),
+    }
+    for key, (value, known) in choices.items():
+        if value not in known:
+            raise ConfigError(f"{key}={value!r} is not known; use one of {known}.")
+    if config.format == "nemo" and importlib.util.find_spec("nemo") is None:
+        raise ConfigError(
+            "format=nemo needs NeMo, which is not installed; run `pip install -c constraints.txt -e .[nemo]`."
+        )
+    if config.format == "nemo" and config.dtype is not None:
+        raise ConfigError("dtype is not for format=nemo, which keeps the weights as they are; leave it out.")
+
+
+def _export_clusterer(source: Path, output: Path) -> None:
+    """A tf-idf clusterer as the original programs' two pickles."""
+    from xelm_nemo.clustering.clusterer import Clusterer, TfidfClusterer
+    from xelm_nemo.clustering.upstream_writer import write_upstream
+
+    artifacts.check(source, "clusterer")
+    artifacts.verify(source)
+    clusterer = Clusterer.load(source)
+    if not isinstance(clusterer, TfidfClusterer) or clusterer.features.settings.analyzer != "word":
+        raise ConfigError(
+            f"source={str(source)!r} does not count words (it is of kind {clusterer.kind}), as the original "
+            "programs do; cluster with clustering=tfidf."
+        )
+    features = clusterer.features
+    with artifacts.build(output, Recipe("export", {"format": "upstream"}, {"clusterer": source})) as part:
+        write_upstream(part, features.terms, features.idf, features.components, clusterer.centroids)
+    log.info("export: %s -> %s", source, output)
 
 
 def _find_models(source: Path) -> dict[str, Path]:
@@ -54,26 +152,20 @@ def _find_models(source: Path) -> dict[str, Path]:
     return models
 
 
-def _find_tokenizer(model: Path) -> Path:
+def _find_tokenizer(model: Path) -> str | None:
     """The tokenizer of the run that the model lies in, else the one that it was trained with."""
     from xelm_nemo.checkpoint.facts import load_facts
 
-    beside = [parent / "tokenizer" for parent in model.parents]
-    return next((folder for folder in beside if folder.is_dir()), Path(load_facts(model).tokenizer))
-
-
-def _recipe(model: Path, tokenizer: Path) -> Recipe:
-    return Recipe("export", {"format": "hf"}, {"model": model, "tokenizer": tokenizer})
-
-
-def _export(folder: Path, recipe: Recipe) -> None:
-    """Make one folder, from weights whose bytes are those that were written."""
-    from xelm_nemo.checkpoint.hf import export_hf
-
-    model, tokenizer = recipe.inputs["model"], recipe.inputs["tokenizer"]
-    artifacts.verify(model)
-    with artifacts.build(folder, recipe) as part:
-        export_hf(model, part, tokenizer=tokenizer, card=_card_rows(model))
+    beside = [parent / "tokenizer" for parent in model.parents if (parent / "tokenizer").is_dir()]
+    if beside:
+        return str(beside[0])
+    recorded = load_facts(model).tokenizer
+    try:
+        load_tokenizer(recorded)
+    except ArtifactError as error:
+        log.warning("export: %s goes without a tokenizer, tokenizer=DIR adds one: %s", model, error)
+        return None
+    return recorded
 
 
 def _card_rows(model: Path) -> dict[str, Any]:
@@ -84,19 +176,23 @@ def _card_rows(model: Path) -> dict[str, Any]:
     return {key: mine[key] for key in ("cluster", "languages", "documents") if key in mine}
 
 
-def _recipes(run: Run) -> Mapping[Path, Recipe]:
+def _exports(run: Run) -> Mapping[Path, Export]:
     models = finished_models(run)
-    return {run.export / name: _recipe(model, run.tokenizer) for name, model in models.items()}
+    return {run.export / name: Export(model, tokenizer=str(run.tokenizer)) for name, model in models.items()}
+
+
+def _recipes(run: Run) -> Mapping[Path, Recipe]:
+    return {folder: export.recipe() for folder, export in _exports(run).items()}
 
 
 def _make(run: Run) -> None:
-    for folder, recipe in _recipes(run).items():
-        if not artifacts.is_current(folder, recipe):
-            _export(folder, recipe)
+    for folder, export in _exports(run).items():
+        if not artifacts.is_current(folder, export.recipe()):
+            export.make(folder)
 
 
 def _show(run: Run) -> None:
-    log.info("export: %s", ", ".join(str(folder) for folder in _recipes(run)))
+    log.info("export: %s", ", ".join(str(folder) for folder in _exports(run)))
 
 
 EXPORT = Stage("export", _recipes, _make, _show)

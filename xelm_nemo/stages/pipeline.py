@@ -27,8 +27,13 @@ AFTER = (EVALUATE, EXPORT)
 
 
 def stages_of(verb: str, config: RunConfig) -> list[Stage]:
-    """The stages that a verb needs, in order: those before it, itself, and after `train` `finish_with`."""
+    """The stages that a verb needs, in order: those before it, itself, and after `train` `finish_with`.
+
+    A seed model from elsewhere that is not trained on needs none before it.
+    """
     names = [stage.name for stage in BEFORE]
+    if verb == BRANCH.name and config.seed_model.source != "random" and not config.seed_model.train_iters:
+        return [BRANCH]
     if verb in names:
         chosen = list(BEFORE[: names.index(verb) + 1])
         return chosen + [stage for stage in AFTER if verb == "train" and stage.name in config.finish_with]

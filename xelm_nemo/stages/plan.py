@@ -9,16 +9,19 @@ from rich.table import Table
 from xelm_nemo.checkpoint.architectures import read_shape
 from xelm_nemo.checkpoint.config import SeedModelConfig
 from xelm_nemo.checkpoint.metaseq_settings import read_metaseq_shape
+from xelm_nemo.checkpoint.nemo_context import read_nemo_shape
 from xelm_nemo.config.compose import to_yaml
 from xelm_nemo.config.values import FINISHING_STAGES
+from xelm_nemo.corpus.raw import list_raw
+from xelm_nemo.corpus.tokenizer import has_tokenizer
 from xelm_nemo.errors import ArtifactError, CheckpointError, ConfigError, CorpusError
 from xelm_nemo.stages.jobs import expert_job, round_jobs, seed_job
 from xelm_nemo.stages.run import Run
+from xelm_nemo.stages.shard import tokenizer_source
 from xelm_nemo.stages.stage import Stage
 
 _HELP = {"-h", "--help"}
 _LISTED_CLUSTERS = 4
-_TOKENIZER_FILES = ("tokenizer*.json", "*.model", "vocab*")
 
 
 def wants_help(arguments: Sequence[str]) -> bool:
@@ -38,7 +41,7 @@ def check_places(run: Run, stages: Sequence[Stage]) -> None:
         ConfigError: one line with every place that cannot be read and how to set it.
     """
     names = {stage.name for stage in stages}
-    problems = [*_corpus(run, names), *_experts(run, names)]
+    problems = [*_corpus(run, names), *_assignment(run), *_experts(run, names)]
     problems += _sources(run, names, doubt=bool(problems))
     if problems:
         raise ConfigError("; ".join(problems) + ".")
@@ -70,30 +73,52 @@ def show_plan(run: Run, stages: Sequence[Stage]) -> None:
 
 def _corpus(run: Run, stages: Collection[str]) -> list[str]:
     """The splits of a user's corpus, each read up to its first document."""
-    path = run.config.corpus.path
+    path, raw = run.config.corpus.path, run.config.corpus.raw
     if path is None:
-        return []
-    splits = ("train", "valid", "test") if "evaluate" in stages else ("train", "valid")
-    missing = [str(run.split(split)) for split in splits if not run.split(split).is_dir()]
+        return [] if raw is None else _raw(Path(raw), run.config.corpus.languages)
+    splits = [run.split_name("train"), run.split_name("valid")]
+    if "evaluate" in stages:
+        splits += run.config.evaluation.subsets or [run.split_name("test")]
+    missing = [str(run.corpus / split) for split in splits if not (run.corpus / split).is_dir()]
     if missing:
         return [
             f"corpus.path={path!r} has no {' and no '.join(missing)}: set corpus.path=DIR to a "
             f"folder of {{{','.join(splits)}}}/<shard>/*.jsonl, or corpus=udhr to try the shipped text"
         ]
-    return [problem for split in splits if (problem := _unreadable(run, split))]
+    lost = [name for name in run.config.clustering.fit_shards or [] if not (run.corpus / name).is_dir()]
+    problems = [problem for split in splits if (problem := _unreadable(run, split))]
+    if lost:
+        problems.append(f"clustering.fit_on names {lost}, and {path} has no such folders; name shards of it")
+    return problems
+
+
+def _raw(folder: Path, languages: list[str] | None) -> list[str]:
+    try:
+        list_raw(folder, languages)
+    except CorpusError as error:
+        return [str(error).removesuffix(".")]
+    return []
+
+
+def _assignment(run: Run) -> list[str]:
+    given = run.config.clustering.assignment
+    if given is None or Path(given).is_dir():
+        return []
+    return [f"clustering.assignment={given!r} is no folder: set it to one of <split>/<shard>/<file>.jsonl"]
 
 
 def _unreadable(run: Run, split: str) -> str | None:
     try:
-        first = next(run.documents(split), None)
+        first = next(run.subset(split), None)
     except CorpusError as error:
         return str(error).removesuffix(".")
-    return None if first else f"{run.split(split)} holds no document; put lines into its .jsonl files"
+    return None if first else f"{run.corpus / split} holds no document; put lines into its .jsonl files"
 
 
 def _experts(run: Run, stages: Collection[str]) -> list[str]:
     """Experts that a stage after training needs and nobody trains."""
-    after = [stage for stage in FINISHING_STAGES if stage in stages]
+    may_lack = {"evaluate"} if run.config.evaluation.allow_missing else set()
+    after = [stage for stage in FINISHING_STAGES if stage in stages and stage not in may_lack]
     clusters = set(range(run.config.clustering.num_clusters)) - set(run.config.train_clusters)
     missing = [k for k in sorted(clusters) if not expert_job(run, k).model_folder.is_dir()]
     if not after or not missing:
@@ -111,8 +136,9 @@ def _sources(run: Run, stages: Collection[str], *, doubt: bool) -> list[str]:
     seed = config.seed_model.path if config.seed_model.source == "hf" else None
     own = config.tokenizer.path
     reads = [("branch", "seed_model.path", seed, _model_problem)]
-    reads += [("shard", "tokenizer.path" if own else "seed_model.path", own or seed, _tokenizer_problem)]
-    problems: list[str | None] = [*_metaseq_problems(config.seed_model)] if "branch" in stages else []
+    problems: list[str | None] = [*_checkpoint_problems(config.seed_model)] if "branch" in stages else []
+    words = own if problems else tokenizer_source(run)
+    reads += [("shard", "tokenizer.path" if own else "seed_model.path", words, _tokenizer_problem)]
     problems += [
         _source_problem(key, path, inspect, doubt)
         for stage, key, path, inspect in reads
@@ -121,11 +147,12 @@ def _sources(run: Run, stages: Collection[str], *, doubt: bool) -> list[str]:
     return [problem for problem in dict.fromkeys(problems) if problem]
 
 
-def _metaseq_problems(seed_model: SeedModelConfig) -> list[str]:
-    if seed_model.source != "metaseq":
+def _checkpoint_problems(seed_model: SeedModelConfig) -> list[str]:
+    read = {"metaseq": read_metaseq_shape, "nemo": read_nemo_shape}.get(seed_model.source)
+    if read is None:
         return []
     try:
-        read_metaseq_shape(Path(str(seed_model.path)))
+        read(Path(str(seed_model.path)))
     except CheckpointError as error:
         return [str(error).removesuffix(".")]
     return []
@@ -152,9 +179,8 @@ def _model_problem(key: str, folder: Path) -> str | None:
 
 
 def _tokenizer_problem(key: str, folder: Path) -> str | None:
-    has_tokenizer = any(path for pattern in _TOKENIZER_FILES for path in folder.glob(pattern))
     said = f"{key}={str(folder)!r} has no tokenizer: set tokenizer.path=DIR to a folder that has one"
-    return None if has_tokenizer else said
+    return None if has_tokenizer(folder) else said
 
 
 def _may_be_hub_id(path: str) -> bool:

@@ -2,19 +2,22 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from xelm_nemo import device
 from xelm_nemo.checkpoint.architectures import read_shape
 from xelm_nemo.checkpoint.facts import FACTS, load_facts
 from xelm_nemo.checkpoint.metaseq_settings import read_metaseq_shape
+from xelm_nemo.checkpoint.nemo_context import read_nemo_shape
 from xelm_nemo.config.compose import from_yaml, to_yaml
 from xelm_nemo.config.schema import RunConfig, differing_keys
-from xelm_nemo.corpus.jsonl import Document, read_documents
+from xelm_nemo.corpus.documents import Document, read_documents, read_shard
 from xelm_nemo.errors import RunFolderError
 from xelm_nemo.expert.job import MODEL
 from xelm_nemo.files import write_atomic, write_json
+from xelm_nemo.launch import pool
 from xelm_nemo.model.config import PrecisionConfig
 from xelm_nemo.stages.record import RECORD, environment
 
@@ -42,7 +45,7 @@ class Run:
 
         Raises:
             ArtifactError: the seed model's folder has no config.json.
-            CheckpointError: it describes no model that can be computed with, or is no checkpoint of metaseq.
+            CheckpointError: it describes no model that can be computed with, or is no checkpoint of its kind.
         """
         wanted, source = self.config.model, Path(str(self.config.seed_model.path))
         if self.config.seed_model.source == "random":
@@ -53,6 +56,8 @@ class Run:
             found = load_facts(self.seed_init).shape
         elif self.config.seed_model.source == "metaseq":
             found = read_metaseq_shape(source)
+        elif self.config.seed_model.source == "nemo":
+            found = read_nemo_shape(source)
         else:
             return self.config
         dropout = {name: getattr(wanted, name) for name in ("hidden_dropout", "attention_dropout")}
@@ -73,11 +78,30 @@ class Run:
 
     def documents(self, split: str) -> Iterator[Document]:
         """The documents of the "train", "valid" or "test" split."""
-        return read_documents(self.corpus, self.split_name(split), **self.corpus_keys())
+        return self.subset(self.split_name(split))
 
-    def corpus_keys(self) -> dict[str, str]:
-        """Under which keys of a line the text and the language are."""
-        return {"text_key": self.config.corpus.text_key, "lang_key": self.config.corpus.lang_key}
+    def subset(self, name: str) -> Iterator[Document]:
+        """The documents of a folder of splits by its own name, such as "valid_sw"."""
+        return read_documents(self.corpus, name, skip_bad=self.skip_bad, **self.corpus_keys())
+
+    def shard(self, name: str) -> Iterator[Document]:
+        """The documents of a shard of the corpus, `<split>/<shard>`."""
+        return read_shard(self.corpus, name, skip_bad=self.skip_bad, **self.corpus_keys())
+
+    def corpus_keys(self) -> dict[str, Any]:
+        """Under which keys of a line the text, the language and the id are."""
+        corpus = self.config.corpus
+        return {"text_key": corpus.text_key, "lang_key": corpus.lang_key, "id_key": corpus.id_key}
+
+    @property
+    def skip_bad(self) -> bool:
+        """Whether lines without a document are left out instead of ending the run."""
+        return self.config.corpus.on_bad_line == "skip"
+
+    def processes(self, files: Iterable[Path], *, ease: int = 1) -> int:
+        """How many processes to read these files with; `ease` is how much faster than tokenising that is."""
+        most = self.config.launch.max_parallel or device.cores()
+        return pool.num_processes(sum(path.stat().st_size for path in files) // ease, most)
 
     @property
     def clusterer(self) -> Path:

@@ -4,25 +4,42 @@ import dataclasses
 import logging
 from pathlib import Path
 
+from xelm_nemo import artifacts
 from xelm_nemo.artifacts import Recipe
-from xelm_nemo.clustering.assign import read_assignment
+from xelm_nemo.checkpoint.nemo_context import tokenizer_place
+from xelm_nemo.corpus.layout import list_files
 from xelm_nemo.corpus.tokenizer import load_tokenizer, train_tokenizer
 from xelm_nemo.errors import ConfigError
-from xelm_nemo.shards.build import total, write_counts, write_token_shards
+from xelm_nemo.files import WORK, remove
+from xelm_nemo.launch import pool
+from xelm_nemo.shards.build import (
+    JoinPieces,
+    TokeniseFile,
+    join_pieces,
+    shard_prefix,
+    token_dtype,
+    tokenise_file,
+    total,
+    write_counts,
+)
 from xelm_nemo.stages.run import Run
 from xelm_nemo.stages.stage import Product, stage_of
 
 log = logging.getLogger(__name__)
 
+_EASE_OF_COPYING = 64
 
-def _tokenizer_source(run: Run) -> str | None:
+
+def tokenizer_source(run: Run) -> str | None:
     """Folder or hub id of the tokenizer to use; None: train one."""
-    seed_model = run.config.seed_model
-    return run.config.tokenizer.path or (seed_model.path if seed_model.source == "hf" else None)
+    own, seed_model = run.config.tokenizer.path, run.config.seed_model
+    if own is None and seed_model.source == "nemo":
+        return tokenizer_place(Path(str(seed_model.path))) or seed_model.path
+    return own or (seed_model.path if seed_model.source == "hf" else None)
 
 
 def _tokenizer_recipe(run: Run) -> Recipe:
-    source = _tokenizer_source(run)
+    source = tokenizer_source(run)
     if source is None:
         settings = dataclasses.asdict(run.config.tokenizer) | run.corpus_keys()
         return Recipe("tokenizer", settings, {"train": run.split("train")})
@@ -30,7 +47,7 @@ def _tokenizer_recipe(run: Run) -> Recipe:
 
 
 def _make_tokenizer(run: Run, folder: Path) -> None:
-    source = _tokenizer_source(run)
+    source = tokenizer_source(run)
     if source is None:
         texts = (document.text for document in run.documents("train"))
         train_tokenizer(texts, run.config.tokenizer, folder)
@@ -45,13 +62,10 @@ def _tokens_recipe(run: Run) -> Recipe:
 
 
 def _make_tokens(run: Run, folder: Path) -> None:
-    tokenizer, clusters = load_tokenizer(run.tokenizer), run.config.clustering.num_clusters
-    counts = {}
+    clusters = run.config.clustering.num_clusters
+    vocab_size, counts = len(load_tokenizer(run.tokenizer)), {}
     for split in ("train", "valid"):
-        cluster_of = read_assignment(run.clusters, run.split_name(split), num_clusters=clusters)
-        counts[split] = write_token_shards(
-            run.documents(split), cluster_of, tokenizer, num_clusters=clusters, split=split, folder=folder
-        )
+        counts[split] = _tokenise(run, folder, split, token_dtype(vocab_size).__name__)
         documents, tokens = total(counts[split], "documents"), total(counts[split], "tokens")
         log.info("shard: %s has %d documents, %d tokens", split, documents, tokens)
     empty = [cluster for cluster, count in enumerate(counts["train"]) if count["tokens"] == 0]
@@ -60,11 +74,44 @@ def _make_tokens(run: Run, folder: Path) -> None:
             f"clustering.num_clusters={clusters} leaves clusters {empty} without a training document; "
             "lower it or cluster another way."
         )
-    write_counts(folder, len(tokenizer), counts)
+    write_counts(folder, vocab_size, counts)
+
+
+def _tokenise(run: Run, folder: Path, split: str, dtype: str) -> list[dict[str, int]]:
+    """Tokenise a split file by file, then join each cluster's pieces; what there is of each cluster."""
+    clusters, work = run.config.clustering.num_clusters, folder / WORK / split
+    files = list_files(run.corpus, run.split_name(split))
+    digest = artifacts.check(run.tokenizer, "tokenizer")["digest"]
+    keys, processes = run.corpus_keys(), run.processes(files)
+    pieces = [work / "pieces" / str(number) for number in range(len(files))]
+    tokenise = {
+        str(number): TokeniseFile(
+            run.corpus,
+            path,
+            keys,
+            run.skip_bad,
+            run.clusters,
+            clusters,
+            run.tokenizer,
+            digest,
+            pieces[number],
+        )
+        for number, path in enumerate(files)
+    }
+    rows = list(pool.results(tokenise_file, tokenise, work / "tokenised", processes=processes))
+    join = {str(k): JoinPieces(pieces, k, dtype, shard_prefix(folder, k, split)) for k in range(clusters)}
+    processes = run.processes(files, ease=_EASE_OF_COPYING)
+    for _ in pool.results(join_pieces, join, work / "joined", processes=processes):
+        pass
+    remove(work / "pieces")
+    return [
+        {key: sum(row["counts"][k][key] for row in rows) for key in ("documents", "tokens")}
+        for k in range(clusters)
+    ]
 
 
 SHARD = stage_of(
     "shard",
     Product(lambda run: run.tokenizer, _tokenizer_recipe, _make_tokenizer),
-    Product(lambda run: run.tokens, _tokens_recipe, _make_tokens),
+    Product(lambda run: run.tokens, _tokens_recipe, _make_tokens, resumable=True),
 )

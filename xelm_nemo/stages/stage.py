@@ -42,17 +42,19 @@ class Product:
         folder: where it is.
         recipe: what it is made from; asked for when its inputs exist.
         fill: writes it into an empty folder.
+        resumable: whether `fill` goes on from what an earlier call by the same recipe left in the folder.
     """
 
     folder: Callable[[Run], Path]
     recipe: Callable[[Run], Recipe]
     fill: Callable[[Run, Path], None]
+    resumable: bool = False
 
     def make(self, run: Run) -> None:
         """Make it unless it is current."""
         folder, recipe = self.folder(run), self.recipe(run)
         if not artifacts.is_current(folder, recipe):
-            with artifacts.build(folder, recipe) as part:
+            with artifacts.build(folder, recipe, resumable=self.resumable) as part:
                 self.fill(run, part)
 
 

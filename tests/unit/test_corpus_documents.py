@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from xelm_nemo.corpus.jsonl import Document, list_files, read_documents
+from xelm_nemo.corpus.documents import Document, read_documents, read_shard
+from xelm_nemo.corpus.layout import list_files
 from xelm_nemo.errors import CorpusError
 
 
@@ -32,6 +33,16 @@ def test_documents_come_in_shard_file_and_line_order_with_stable_ids(tmp_path):
     assert documents[-1].sp_id == "train/10/a.jsonl|0"
 
 
+def test_a_shard_can_be_read_alone(tmp_path):
+    for shard in range(3):
+        write(tmp_path, f"train/{shard:05}/a.jsonl", {"text": f"shard {shard}"})
+    assert [document.text for document in read_shard(tmp_path, "train/00001")] == ["shard 1"]
+    with pytest.raises(
+        CorpusError, match=r"no shard 'train/1' with documents; use one of \['train/00000', 'train/00001'"
+    ):
+        list(read_shard(tmp_path, "train/1"))
+
+
 def test_the_keys_of_text_and_language_can_be_chosen(tmp_path):
     write(tmp_path, "valid/00000/a.jsonl", {"body": "x", "language": "sw", "text": 3})
     [document] = read_documents(tmp_path, "valid", text_key="body", lang_key="language")
@@ -50,7 +61,9 @@ def test_line_separators_inside_a_text_do_not_end_its_line(tmp_path):
     ("line", "message"),
     [
         (b'{"text": "x"', "is not JSON"),
-        (b"", "is not JSON"),
+        (b"", "is empty"),
+        (b'{"text": "a\x00b"}', "NUL byte"),
+        (b'{"text": "a\\u0000b"}', "NUL character"),
         (b"[" * 100_000, "is not JSON"),
         (b'["text"]', "is a JSON list"),
         (b'{"text": "\xff"}', r"is not UTF-8 \(byte 10\)"),
@@ -98,7 +111,7 @@ def test_a_file_beside_the_shards_is_not_skipped_in_silence(tmp_path):
         list_files(tmp_path, "train")
 
 
-@pytest.mark.parametrize("name", ["b.jsonl.gz", "b.jsonl.zst", "b.parquet"])
+@pytest.mark.parametrize("name", ["b.json.gz", "b.jsonl.bz2", "b.zip", "b.parquet.zst"])
 def test_data_in_another_format_is_not_skipped_in_silence(tmp_path, name):
     write(tmp_path, "train/0/a.jsonl", {"text": "x"})
     write(tmp_path, f"train/0/{name}", b"")

@@ -1,0 +1,68 @@
+"""An expert that our loop trained, opened with NeMo."""
+
+import pytest
+import torch
+
+from tests.helpers.commands import run, run_well
+from tests.helpers.megatron_cpu import SEQ_LENGTH, VOCAB_SIZE, Workshop
+from tests.helpers.nemo import needs_nemo
+from xelm_nemo.corpus.config import TokenizerConfig
+from xelm_nemo.corpus.tokenizer import train_tokenizer
+from xelm_nemo.model.config import ModelConfig
+
+pytestmark = needs_nemo
+SHAPE = ModelConfig(
+    num_layers=2,
+    hidden_size=32,
+    ffn_hidden_size=64,
+    num_attention_heads=2,
+    max_position_embeddings=SEQ_LENGTH,
+)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A model that we trained, as our command writes it: `ours` for Hugging Face, `nemo` for NeMo."""
+    from xelm_nemo.expert.job import TrainJob
+    from xelm_nemo.expert.loop import train
+
+    root = tmp_path_factory.mktemp("expert")
+    workshop = Workshop(root)
+    workshop.set_up(SHAPE)
+    train_tokenizer(["All human beings are born free."], TokenizerConfig(vocab_size=60), root / "tokenizer")
+    train(TrainJob.load(workshop.job("expert", SHAPE)))
+    for name, form in {"ours": "hf", "nemo": "nemo"}.items():
+        words = [f"source={root / 'expert'}", f"format={form}", f"tokenizer={root / 'tokenizer'}"]
+        run_well("export", *words, f"output={root / name}")
+    return root
+
+
+def test_nemo_exports_it_as_we_do_bit_for_bit(folders, tmp_path):
+    from nemo.collections import llm
+    from safetensors.torch import load_file
+
+    llm.export_ckpt(folders / "nemo", "hf", output_path=tmp_path / "theirs")
+    theirs, ours = (
+        load_file(folder / "model.safetensors") for folder in (tmp_path / "theirs", folders / "ours")
+    )
+    assert theirs.keys() == ours.keys()
+    assert all(torch.equal(theirs[name], ours[name]) for name in ours)
+    same = ("config.json", "generation_config.json", "sentencepiece.bpe.model", "tokenizer_config.json")
+    for name in same:
+        assert (tmp_path / "theirs" / name).read_bytes() == (folders / "ours" / name).read_bytes(), name
+
+
+def test_nemo_builds_the_model_from_its_context(folders):
+    from nemo.lightning import io
+
+    model = io.load_context(folders / "nemo", subpath="model")
+    assert model.config.shape() == SHAPE
+    assert model.config.vocab_size == VOCAB_SIZE
+    assert model.tokenizer.vocab_size == len(model.tokenizer.tokenizer)
+
+
+def test_number_format_cannot_change_on_the_way(folders, tmp_path):
+    words = [f"source={folders / 'expert'}", "format=nemo", "dtype=bf16", f"output={tmp_path / 'out'}"]
+    code, _, error = run("export", *words)
+    assert code == 2 and "dtype is not for format=nemo" in error
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,155 @@
+"""`branch` and `export` without an experiment: weights in, weights out, and nothing else is needed."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from tests.helpers.metaseq_files import write_consolidated
+from tests.helpers.random_opt import write_opt_tokenizer
+from tests.helpers.variants import random_variant
+from tests.helpers.weights import read_weights
+from xelm_nemo import command
+from xelm_nemo.config.compose import compose
+from xelm_nemo.config.schema import ExportConfig
+from xelm_nemo.stages import pipeline
+from xelm_nemo.stages.export import export_source
+
+TEXTS = ["All human beings are born free and equal in dignity and rights."]
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """A Hugging Face folder without a tokenizer."""
+    folder = tmp_path_factory.mktemp("original")
+    random_variant("opt_pre_norm").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    return write_opt_tokenizer(TEXTS, tmp_path_factory.mktemp("words"))
+
+
+@pytest.fixture(scope="module")
+def branched(original, words, tmp_path_factory):
+    """The run folder of `branch`."""
+    folder = tmp_path_factory.mktemp("branched") / "run"
+    code = branch(original, folder, f"tokenizer.path={words}")
+    assert code == 0
+    return folder
+
+
+def branch(source, output, *more):
+    arguments = ["seed_model.source=hf", f"seed_model.path={source}", f"output={output}", *more]
+    return command.run(lambda: pipeline.main("branch", arguments))
+
+
+def export(*arguments):
+    return command.run(lambda: export_source(compose(list(map(str, arguments)), ExportConfig, "export")))
+
+
+def lines_about_tokenizers(capsys):
+    """What the screen said of them."""
+    return [line for line in capsys.readouterr().err.splitlines() if "=DIR" in line]
+
+
+def error_of(capsys, code):
+    assert code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_branch_needs_nothing_but_the_seed_model(branched):
+    visible = sorted(path.name for path in branched.iterdir() if not path.name.startswith("."))
+    assert visible == ["config.yaml", "run.json", "seed_model"]
+    assert (branched / "seed_model/model/weights/.metadata").is_file()
+
+
+@pytest.mark.parametrize("place", ["seed_model", "seed_model/model"])
+def test_seed_model_is_exported_as_it_came_with_the_tokenizer_that_it_was_given(
+    original, branched, tmp_path, place
+):
+    assert export(f"source={branched / place}", f"output={tmp_path / 'hf'}") == 0
+    assert (tmp_path / "hf/model.safetensors").read_bytes() == (original / "model.safetensors").read_bytes()
+    assert (tmp_path / "hf/tokenizer.json").is_file()
+
+
+def test_model_without_a_tokenizer_converts_with_a_word_on_it(original, tmp_path, capsys):
+    assert branch(original, tmp_path / "run") == 0
+    (line,) = lines_about_tokenizers(capsys)
+    assert f"{original} has no tokenizer; tokenizer.path=DIR gives it one" in line
+    assert export(f"source={tmp_path / 'run/seed_model'}", f"output={tmp_path / 'hf'}") == 0
+    (line,) = lines_about_tokenizers(capsys)
+    assert "goes without a tokenizer, tokenizer=DIR adds one" in line
+    config, generation = (
+        json.loads((tmp_path / "hf" / name).read_text()) for name in ("config.json", "generation_config.json")
+    )
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        assert generation[name] == config[name]
+    assert not list((tmp_path / "hf").glob("tokenizer*"))
+
+
+def test_tokenizer_that_is_asked_for_has_to_be_there(branched, tmp_path, capsys):
+    code = export(f"source={branched / 'seed_model'}", f"output={tmp_path / 'hf'}", f"tokenizer={tmp_path}")
+    assert "holds no tokenizer" in error_of(capsys, code)
+    assert not (tmp_path / "hf").exists()
+
+
+def test_tokenizer_of_another_model_is_refused_by_its_special_tokens(original, words, tmp_path, capsys):
+    path = shutil.copytree(words, tmp_path / "words") / "tokenizer.json"
+    content = json.loads(path.read_text())
+    for token in content["added_tokens"]:
+        token["id"] = (token["id"] + 1) % 4
+    vocabulary = content["model"]["vocab"]
+    for token in content["added_tokens"]:
+        vocabulary[token["content"]] = token["id"]
+    path.write_text(json.dumps(content))
+    line = error_of(capsys, branch(original, tmp_path / "run", f"tokenizer.path={path.parent}"))
+    assert "special tokens have ids" in line and "'</s>': 3" in line and "set tokenizer.path=DIR" in line
+    assert not (tmp_path / "run/seed_model").exists()
+
+
+def test_metaseq_comes_in_and_goes_out(words, tmp_path):
+    path = write_consolidated(random_variant("opt_pre_norm"), tmp_path / "in.pt")
+    arguments = [f"seed_model.path={path}", f"tokenizer.path={words}", f"output={tmp_path / 'run'}"]
+    assert command.run(lambda: pipeline.main("branch", ["seed_model.source=metaseq", *arguments])) == 0
+    assert not export(f"source={tmp_path / 'run/seed_model'}", f"output={tmp_path / 'out'}", "format=metaseq")
+    found, given = (
+        torch.load(p, weights_only=True)["model"] for p in (tmp_path / "out/consolidated.pt", path)
+    )
+    assert found.keys() == given.keys()
+    assert all(torch.equal(found[name], given[name]) for name in given)
+
+
+def test_number_format_is_cast_when_asked(branched, words, tmp_path):
+    arguments = [f"source={branched / 'seed_model'}", f"output={tmp_path / 'hf'}", f"tokenizer={words}"]
+    assert export(*arguments, "dtype=bf16") == 0
+    assert json.loads((tmp_path / "hf/config.json").read_text())["torch_dtype"] == "bfloat16"
+    assert branch(tmp_path / "hf", tmp_path / "run") == 0
+    halved, whole = (read_weights(folder / "seed_model/model") for folder in (tmp_path / "run", branched))
+    assert all(torch.equal(halved[name], whole[name].bfloat16()) for name in whole)
+
+
+@pytest.mark.parametrize(
+    "argument, said",
+    [
+        ("format=onnx", "format='onnx' is not known; use one of ['hf', 'metaseq'"),
+        ("dtype=int8", "dtype='int8' is not known; use one of ['fp32', 'bf16', 'fp16']"),
+    ],
+)
+def test_choice_that_is_not_known_is_named(branched, tmp_path, capsys, argument, said):
+    code = export(f"source={branched / 'seed_model'}", f"output={tmp_path / 'out'}", argument)
+    assert said in error_of(capsys, code)
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_changed_since_they_were_written_are_refused(branched, tmp_path, capsys):
+    model = shutil.copytree(branched / "seed_model/model", tmp_path / "model")
+    path = min((model / "weights").glob("*.distcp"))
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    line = error_of(capsys, export(f"source={model}", f"output={tmp_path / 'out'}"))
+    assert f"{path} has changed since it was made" in line
+    assert not (tmp_path / "out").exists()

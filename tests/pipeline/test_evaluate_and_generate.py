@@ -1,0 +1,96 @@
+"""What becomes of a finished run: evaluated by many ranks, in other ways, and asked for text."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.helpers.commands import ROOT, SMALL, run, run_well
+from tests.helpers.megatron_cpu import free_ports
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "small"
+    run_well("train", *SMALL, f"output={folder}")
+    return folder
+
+
+def results(folder):
+    return json.loads((folder / "evaluation/result.json").read_text())
+
+
+def nats(folder):
+    return {model["name"]: model["overall"]["nats"] for model in results(folder)["models"]}
+
+
+@pytest.mark.parametrize("layout", ["single", "tp2_sp"])
+def test_two_ranks_find_what_one_does(finished, tmp_path, layout):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    shutil.rmtree(folder / "evaluation")
+    shutil.rmtree(folder / "log_probs")
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"),
+        *(f"--master-port={free_ports(1)[0]}", "-m", "xelm_nemo.evaluate"),
+        *(*SMALL, f"output={folder}", f"parallel={layout}"),
+    ]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    assert nats(folder) == pytest.approx(nats(finished), rel=1e-5)
+
+
+def test_ranks_do_not_start_where_experts_are_missing(tmp_path):
+    environment = os.environ | {"RANK": "1", "WORLD_SIZE": "2"}
+    command = [sys.executable, "-m", "xelm_nemo.evaluate", *SMALL, f"output={tmp_path / 'none'}"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 2
+    assert "has no up-to-date experts; run `python -m xelm_nemo.train` first" in done.stderr
+
+
+def test_subsets_and_temperatures_are_measured_in_one_pass(finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    wanted = ["evaluation.subsets=[test,valid]", "evaluation.temperatures=[1.0]", "evaluation.stride=8"]
+    run_well("evaluate", *SMALL, f"output={folder}", *wanted, "evaluation.batch_tokens=100")
+    found = results(folder)
+    assert [found["dataset"], *(each["dataset"] for each in found["subsets"])] == ["udhr/test", "udhr/valid"]
+    assert "ensemble, T=1" in {model["name"] for model in found["subsets"][0]["models"]}
+    assert found["num_truncated"] == 0
+    report = (folder / "evaluation/report.md").read_text()
+    assert "# Evaluation on udhr/test" in report and "# Evaluation on udhr/valid" in report
+    assert (folder / "evaluation/valid/perplexity_by_language.png").is_file()
+
+
+def test_the_experts_that_there_are_can_be_evaluated(finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    shutil.rmtree(folder / "experts/round0/expert1/model")
+    only_first = [*SMALL, f"output={folder}", "training.train_clusters=[0]"]
+    code, _, error = run("evaluate", *only_first)
+    assert code == 2 and "leaves out experts [1]" in error
+    screen = run_well("evaluate", *only_first, "evaluation.allow_missing=true")
+    assert "Without expert1: not trained." in screen.replace("\n", " ")
+    assert results(folder)["missing_experts"] == ["expert1"]
+
+
+def test_a_run_continues_prompts(finished):
+    arguments = [finished, "human rights", "droits", "--max-new-tokens=4", "--temperature=1", "--top-k=50"]
+    screen = run_well("generate", *arguments)
+    assert run_well("generate", *arguments) == screen
+    assert screen.startswith("human rights") and "\ndroits" in screen
+    assert {"expert0", "expert1", "dense", "ensemble"} <= {
+        path.name for path in (finished / "export").iterdir()
+    }
+
+
+def test_a_run_without_exported_experts_says_what_to_run(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("export"))
+    code, _, error = run("generate", tmp_path / "run", "human")
+    assert code == 2 and "lacks expert0, expert1; run `python -m xelm_nemo.export source=" in error

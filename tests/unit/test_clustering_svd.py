@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+from sklearn.decomposition import TruncatedSVD
+
+from xelm_nemo.clustering import svd
+from xelm_nemo.clustering.svd import bag_product, right_singular_vectors
+
+CPU = torch.device("cpu")
+
+
+def documents(num_documents=600, num_terms=900, topics=12, seed=0):
+    """Counts of words by topic, as weights of unit rows."""
+    rng = np.random.default_rng(seed)
+    chance = rng.dirichlet(np.full(num_terms, 0.05), topics)
+    counts = np.stack([rng.multinomial(40, chance[rng.integers(topics)]) for _ in range(num_documents)])
+    return sparse.csr_matrix(counts / np.linalg.norm(counts, axis=1, keepdims=True))
+
+
+def test_the_vectors_are_those_of_the_whole_decomposition():
+    matrix = documents()
+    found = right_singular_vectors(matrix, 8, seed=0, device=CPU)
+    _, strength, exact = np.linalg.svd(matrix.toarray(), full_matrices=False)
+    assert np.abs((found * exact[:8]).sum(1)) == pytest.approx(np.ones(8), abs=1e-4)
+    assert np.linalg.norm(matrix @ found.T, axis=0) == pytest.approx(strength[:8], rel=1e-6)
+    assert found @ found.T == pytest.approx(np.eye(8), abs=1e-12)
+    assert (found[np.arange(8), np.abs(found).argmax(1)] > 0).all()
+
+
+def test_they_hold_no_less_than_scikit_learns():
+    matrix = documents(topics=60)
+    theirs = TruncatedSVD(20, random_state=0).fit(matrix).components_
+    ours = right_singular_vectors(matrix, 20, seed=0, device=CPU)
+    assert np.linalg.norm(matrix @ ours.T) >= (1 - 1e-6) * np.linalg.norm(matrix @ theirs.T)
+
+
+def test_bits_depend_on_the_seed_and_not_on_the_threads(monkeypatch):
+    monkeypatch.setitem(svd.map_blocks.__globals__["_ROWS"], "cpu", 100)
+    found = []
+    before = torch.get_num_threads()
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        found.append(right_singular_vectors(documents(topics=40), 10, seed=3, device=CPU))
+    torch.set_num_threads(before)
+    assert np.array_equal(*found)
+    assert not np.array_equal(found[0], right_singular_vectors(documents(topics=40), 10, seed=4, device=CPU))
+
+
+def test_directions_beyond_the_rank_are_zero():
+    matrix = sparse.csr_matrix(np.outer([1.0, 2, 3], [0, 3.0, 4, 0]))
+    found = right_singular_vectors(matrix, 2, seed=0, device=CPU)
+    assert found[0] == pytest.approx([0, 0.6, 0.8, 0], abs=1e-12)
+    assert not found[1].any()
+    assert not right_singular_vectors(sparse.csr_matrix((3, 4)), 2, seed=0, device=CPU).any()
+
+
+def test_the_gpus_product_is_the_product(monkeypatch):
+    monkeypatch.setattr(svd, "_LONGEST_BAG", 7)
+    matrix = documents(50, 80)
+    matrix[3] = 0
+    matrix.eliminate_zeros()
+    dense = torch.rand(80, 5, generator=torch.Generator().manual_seed(0))
+    assert bag_product(matrix, CPU)(dense).numpy() == pytest.approx(matrix @ dense.numpy(), rel=1e-5)

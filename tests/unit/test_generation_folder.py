@@ -1,0 +1,202 @@
+"""An exported set on disk: written, opened, and asked for text."""
+
+import dataclasses
+import shutil
+
+import pytest
+import torch
+
+from tests.helpers.random_xglm import GELU, change_config, randomise
+from xelm_nemo import command, generate
+from xelm_nemo.clustering.clusterer import Clusterer, fit_clusterer
+from xelm_nemo.clustering.config import ClusteringConfig
+from xelm_nemo.corpus.config import TokenizerConfig
+from xelm_nemo.corpus.jsonl import Document
+from xelm_nemo.corpus.tokenizer import load_tokenizer, train_tokenizer
+from xelm_nemo.ensemble.mixture import mixture_log_prob
+from xelm_nemo.errors import ArtifactError, ConfigError
+from xelm_nemo.generation.folder import write_set
+from xelm_nemo.generation.text import Sampling, Writer
+from xelm_nemo.router.config import RouterConfig
+from xelm_nemo.router.prefix import prefix_squared_distances
+from xelm_nemo.router.weights import router_log_weights
+
+TEXTS = [
+    *(
+        "all human beings are born free",
+        "human beings have dignity and rights",
+        "everyone has a right to rest",
+    ),
+    *("alle menschen sind frei geboren", "menschen haben wuerde und rechte", "jeder hat ein recht auf ruhe"),
+]
+ROUTER = RouterConfig(temperature=0.3)
+
+
+def fit(num_clusters=2, method="tfidf"):
+    documents = [Document(f"x|{n}", text, "de" if n > 2 else "en") for n, text in enumerate(TEXTS)]
+    config = ClusteringConfig(method=method, num_clusters=num_clusters, svd_dim=3, num_starts=1)
+    return fit_clusterer(documents, config)
+
+
+def write(root, name="set", *, experts=("expert0", "expert1"), clusterer="clusterer"):
+    folder = root / name
+    folder.mkdir()
+    write_set(
+        folder,
+        [root / expert for expert in experts],
+        clusterer=root / clusterer,
+        tokenizer=root / "tokenizer",
+        router=ROUTER,
+        home=folder,
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Two experts, a clusterer, a tokenizer, and the set of them."""
+    from transformers import XGLMConfig, XGLMForCausalLM
+
+    root = tmp_path_factory.mktemp("exported")
+    train_tokenizer(TEXTS, TokenizerConfig(vocab_size=80), root / "tokenizer")
+    words = len(load_tokenizer(root / "tokenizer"))
+    torch.manual_seed(3)
+    for name in ("expert0", "expert1"):
+        config = XGLMConfig(vocab_size=words, max_position_embeddings=64, **GELU)
+        randomise(XGLMForCausalLM(config)).save_pretrained(root / name)
+    fit().save(root / "clusterer")
+    write(root)
+    return root
+
+
+def evaluations_log_prob(root, ids):
+    """What evaluation gives a text: the experts' log-probabilities, and weights for every token at once."""
+    from transformers import AutoModelForCausalLM
+
+    target = torch.tensor(ids[1:])
+    rows = []
+    for name in ("expert0", "expert1"):
+        with torch.no_grad():
+            log_p = torch.log_softmax(
+                AutoModelForCausalLM.from_pretrained(root / name)(torch.tensor([ids[:-1]])).logits[0], -1
+            )
+        rows.append(log_p.gather(-1, target[:, None])[:, 0])
+    distance = prefix_squared_distances(
+        ids[:-1], load_tokenizer(root / "tokenizer"), Clusterer.load(root / "clusterer")
+    )
+    return mixture_log_prob(torch.stack(rows), router_log_weights(distance, temperature=ROUTER.temperature))
+
+
+def test_a_set_opens_as_one_model_that_gives_what_evaluation_measures(root):
+    from transformers import AutoModelForCausalLM
+
+    import xelm_nemo.generation.model  # noqa: F401  tells transformers of the model type
+
+    model = AutoModelForCausalLM.from_pretrained(root / "set")
+    ids = [2, *load_tokenizer(root / "tokenizer")(TEXTS[4], add_special_tokens=False)["input_ids"], 2]
+    whole = model(torch.tensor([ids[:-1]])).logits[0].gather(-1, torch.tensor(ids[1:])[:, None])[:, 0]
+    torch.testing.assert_close(whole, evaluations_log_prob(root, ids), atol=1e-5, rtol=1e-5)
+    cache, steps = None, []
+    for token in ids[:-1]:
+        out = model(torch.tensor([[token]]), past_key_values=cache)
+        cache, steps = out.past_key_values, [*steps, out.logits[0, 0]]
+    by_steps = torch.stack(steps).gather(-1, torch.tensor(ids[1:])[:, None])[:, 0]
+    torch.testing.assert_close(by_steps, whole, atol=1e-5, rtol=1e-5)
+
+
+def test_a_set_may_be_moved_with_its_experts(root, tmp_path):
+    shutil.copytree(root, tmp_path / "elsewhere")
+    sampling = Sampling(max_new_tokens=4)
+    (here,), (there,) = (
+        Writer(path / "set", sampling).write(["human"]) for path in (root, tmp_path / "elsewhere")
+    )
+    assert here.text == there.text
+
+
+def test_prompts_in_a_batch_are_continued_as_each_alone(root):
+    writer = Writer(root / "set", Sampling(max_new_tokens=6))
+    prompts = ["human beings", "jeder hat ein recht", ""]
+    together = writer.write(prompts)
+    for prompt, found in zip(prompts, together, strict=True):
+        (alone,) = writer.write([prompt])
+        assert (found.text, found.tokens) == (alone.text, alone.tokens)
+        torch.testing.assert_close(found.log_w_TE, alone.log_w_TE)
+        assert found.text.startswith(prompt) and len(found.tokens) == len(found.log_w_TE) <= 6
+
+
+def test_the_same_seed_draws_the_same_text_and_another_another(root):
+    def text(seed):
+        return (
+            Writer(root / "set", Sampling(max_new_tokens=20, temperature=1.0, seed=seed))
+            .write(["alle"])[0]
+            .text
+        )
+
+    assert text(1) == text(1) != text(2)
+
+
+def test_fewer_experts_a_token_are_kept_on_request(root):
+    (found,) = Writer(root / "set", Sampling(max_new_tokens=5, experts_per_token=1)).write(["human"])
+    assert (found.log_w_TE.exp().sum(-1) == 1).all() and (found.log_w_TE == 0).any(-1).all()
+
+
+def test_a_clusterer_that_cannot_place_texts_weighs_all_alike(root):
+    fit(method="typology").save(root / "by_language")
+    folder = write(root, "uniform", clusterer="by_language")
+    (found,) = Writer(folder, Sampling(max_new_tokens=2)).write(["human"])
+    torch.testing.assert_close(found.log_w_TE.exp(), torch.full((len(found.tokens), 2), 0.5))
+
+
+def test_more_experts_than_clusters_are_refused(root):
+    fit(num_clusters=3).save(root / "three")
+    with pytest.raises(ConfigError, match="three has 3 clusters and the set 2 experts"):
+        write(root, "mismatched", clusterer="three")
+
+
+def test_experts_of_different_vocabularies_are_refused(root):
+    shutil.copytree(root / "expert1", root / "expert2")
+    change_config(root / "expert2", vocab_size=299)
+    with pytest.raises(ConfigError, match=r"expert0 and .*expert2 differ in vocab_size"):
+        write(root, "vocabularies", experts=("expert0", "expert2"))
+
+
+def test_a_set_without_one_of_its_experts_says_so(root, tmp_path):
+    shutil.copytree(root / "set", tmp_path / "set")
+    with pytest.raises(ArtifactError, match=r"lacks the experts \['../expert0', '../expert1'\]"):
+        Writer(tmp_path / "set", Sampling())
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"max_new_tokens": 0}, "--max-new-tokens=0: use 1 or more"),
+        ({"temperature": -1.0}, "--temperature=-1.0: use 0 or more"),
+        ({"top_p": 0.0}, "--top-p=0.0: use above 0"),
+    ],
+)
+def test_sampling_that_cannot_work_is_refused(root, changes, said):
+    with pytest.raises(ConfigError, match=said):
+        Writer(root / "set", dataclasses.replace(Sampling(), **changes))
+
+
+def test_a_prompt_that_leaves_no_room_is_refused(root):
+    with pytest.raises(
+        ConfigError, match=r"--max-new-tokens=63 and a prompt of \d+ tokens do not fit .* of 64"
+    ):
+        Writer(root / "set", Sampling(max_new_tokens=63)).write(["human beings"])
+
+
+def test_the_command_streams_a_single_prompt_and_shows_weights(root, monkeypatch, capsys):
+    monkeypatch.setattr(
+        "sys.argv", ["generate", str(root / "set"), "human", "--max-new-tokens=3", "--weights"]
+    )
+    assert command.run(generate.main) == 0
+    first, *rows = capsys.readouterr().out.splitlines()
+    assert first.startswith("human")
+    assert len(rows) <= 3 and all(len(row.split()) >= 2 and 0 <= float(row.split()[0]) <= 1 for row in rows)
+
+
+def test_a_folder_that_is_no_set_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["generate", str(tmp_path), "human"])
+    assert command.run(generate.main) == 2
+    assert "is no exported set and no run; give runs/<name>" in capsys.readouterr().err

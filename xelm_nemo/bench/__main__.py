@@ -1,0 +1,26 @@
+"""Measure one operation against its peers, in one process and in turn.
+
+python -m xelm_nemo.bench CASE ... [rounds=5] [only=NAME,...] [json=FILE] [SIZE=NUMBER,...]
+
+Cases: linear_cross_entropy, linear_cross_entropy_parts. Sizes: tokens, hidden, vocab, chunk; with several
+numbers every combination is measured. One row a provider: a table on the screen, a JSON object in FILE.
+"""
+
+import sys
+
+from xelm_nemo import command
+
+
+def main() -> None:
+    """Run the cases that the command line names."""
+    from xelm_nemo.bench.registry import parse
+    from xelm_nemo.bench.run import run
+
+    if not sys.argv[1:] or {"-h", "--help"} & set(sys.argv[1:]):
+        sys.stdout.write(str(__doc__))
+        return
+    run(parse(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main))

@@ -1,0 +1,32 @@
+"""A finished model's weights under Hugging Face's names, whatever is to be written of them."""
+
+import dataclasses
+from pathlib import Path
+
+from xelm_nemo.checkpoint.architectures import ARCHITECTURES
+from xelm_nemo.checkpoint.distributed import WEIGHTS, open_weights
+from xelm_nemo.checkpoint.facts import ModelFacts, load_facts
+from xelm_nemo.checkpoint.lazy import DTYPES, Batch, cast
+
+
+def hf_batches(
+    folder: Path, dtype: str | None = None, *, facts: ModelFacts | None = None
+) -> tuple[ModelFacts, list[Batch]]:
+    """What is known of a model, and its weights, read as they are made.
+
+    Args:
+        folder: the model folder, of any layout.
+        dtype: "fp32", "bf16" or "fp16"; None keeps the model's.
+        facts: what is known of the model; None reads it from the folder.
+
+    Raises:
+        ArtifactError: the folder is not a finished model.
+        CheckpointError: its weights are damaged, or not those that its facts describe.
+    """
+    facts = facts or load_facts(folder)
+    weights = open_weights(folder / WEIGHTS)
+    weight_map = ARCHITECTURES[facts.shape.architecture].weight_map(facts.shape, facts.vocab_size)
+    batches = weight_map.to_hf(weights, source=str(folder))
+    if dtype is None:
+        return facts, batches
+    return dataclasses.replace(facts, dtype=dtype), [cast(batch, DTYPES[dtype]) for batch in batches]

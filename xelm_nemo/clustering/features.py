@@ -1,0 +1,121 @@
+"""Documents as points: tf-idf, reduced by an SVD, on the unit sphere.
+
+The pipeline of c-BTM and X-ELM (their `train_clusterer`): the terms and the values of `clustering.tfidf`;
+a truncated SVD, here seeded; unit rows again. Besides upstream's words there are character
+n-grams within words ("char_wb"), for scripts that put no spaces between words; these keep digits and know no
+stop words.
+
+N documents, F terms, D SVD dimensions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xelm_nemo import device
+from xelm_nemo.clustering.config import ClusteringConfig
+from xelm_nemo.clustering.stop_words import stop_words
+from xelm_nemo.clustering.svd import right_singular_vectors
+from xelm_nemo.clustering.tfidf import TfidfVectorizer, too_few_terms
+from xelm_nemo.errors import ArtifactError, ConfigError
+from xelm_nemo.files import load_arrays, read_json, save_arrays, write_json
+
+
+@dataclass(frozen=True)
+class FeatureSettings:
+    """How texts become terms."""
+
+    analyzer: str  # "word" or "char_wb"
+    ngram_range: tuple[int, ...]  # shortest and longest n-gram, in words or characters
+    max_features: int | None  # the most frequent terms are kept
+    stop_words: tuple[str, ...] = ()  # left out
+
+
+@dataclass(frozen=True, eq=False)
+class TextFeatures:
+    """A fitted map from texts to unit vectors; `fit` or `load` makes one.
+
+    Attributes:
+        settings: how texts become terms.
+        terms: the vocabulary, F of them.
+        idf: [F] float64.
+        components: [D, F] float64, the SVD's right singular vectors.
+    """
+
+    settings: FeatureSettings
+    terms: list[str]
+    idf: NDArray[np.float64]
+    components: NDArray[np.float64]
+
+    @classmethod
+    def fit(cls, texts: Sequence[str], config: ClusteringConfig) -> Self:
+        """Learn vocabulary, idf and SVD; the same texts, settings and seed give the same features.
+
+        D is `svd_dim`, or what the data allow: at most N - 1 and F - 1, at least 1.
+
+        Raises:
+            ConfigError: a setting that cannot work, or texts with fewer than two terms.
+        """
+        settings = FeatureSettings(
+            config.analyzer, tuple(config.ngram_range), config.max_features, stop_words(config.stop_words)
+        )
+        if config.svd_dim < 1:
+            raise ConfigError(
+                f"clustering.svd_dim={config.svd_dim} leaves no dimension; use 1 or more, say 100."
+            )
+        vectorizer = TfidfVectorizer(**asdict(settings))
+        tfidf = vectorizer.fit_transform(texts)
+        terms = vectorizer.terms_
+        if len(terms) < 2:
+            raise too_few_terms(config.analyzer, len(terms), len(texts))
+        dim = max(1, min(config.svd_dim, len(texts) - 1, len(terms) - 1))
+        components = right_singular_vectors(tfidf, dim, seed=config.seed, device=device.device())
+        return cls(settings, terms, vectorizer.idf_, components)
+
+    def transform(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """[N, D] unit rows; the row of a text without a known term is zero."""
+        from sklearn.preprocessing import normalize
+
+        if not texts:
+            return np.zeros((0, len(self.components)), np.float32)
+        reduced = self._vectorizer.transform(texts) @ self.components.T
+        return np.asarray(normalize(reduced), np.float32)
+
+    def top_terms(self, vector: NDArray[np.floating[Any]], n: int) -> list[str]:
+        """The n terms that weigh most in a [D] vector taken back through the SVD, heaviest first."""
+        weight = vector.astype(np.float64) @ self.components
+        return [self.terms[i] for i in np.argsort(-weight, kind="stable")[:n]]
+
+    def save(self, folder: Path) -> None:
+        """Write `features.json`, `vocabulary.json` and `features.safetensors`; `load` gives the same bits."""
+        write_json(folder / "features.json", asdict(self.settings))
+        write_json(folder / "vocabulary.json", self.terms)
+        save_arrays(folder / "features.safetensors", {"idf": self.idf, "components": self.components})
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote; nothing is fitted again.
+
+        Raises:
+            ArtifactError: a file is missing or damaged, or the files do not belong together.
+        """
+        settings = read_json(folder / "features.json")
+        terms = read_json(folder / "vocabulary.json")
+        arrays = load_arrays(folder / "features.safetensors")
+        idf, components = arrays["idf"], arrays["components"]
+        if idf.shape != (len(terms),) or components.shape[1:] != (len(terms),):
+            raise ArtifactError(
+                f"{folder} holds {len(terms)} terms, idf {list(idf.shape)} and components "
+                f"{list(components.shape)}, which do not belong together; delete it and run `cluster` again."
+            )
+        lists = {name: tuple(value) for name, value in settings.items() if isinstance(value, list)}
+        return cls(FeatureSettings(**settings | lists), terms, idf, components)
+
+    @cached_property
+    def _vectorizer(self) -> TfidfVectorizer:
+        return TfidfVectorizer.restored(self.terms, self.idf, **asdict(self.settings))

@@ -1,0 +1,128 @@
+"""What ensembles know of each document, which experts they need for it, and what they then say.
+
+Shape letters: E experts, T scored tokens of a document, N documents.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from xelm_nemo.ensemble.mixture import mixture_log_prob
+from xelm_nemo.ensemble.rules import Ensemble, Evidence, ensemble_log_weights, experts_needed
+from xelm_nemo.evaluation.scoring import EncodedDocument, HeldOutDocument
+from xelm_nemo.router.config import RouterConfig
+from xelm_nemo.router.prefix import Decoder, prefix_squared_distances
+
+
+class Clusterer(Protocol):
+    """What evaluation asks of every clusterer; one that can place texts is a `TextClusterer` too."""
+
+    @property
+    def num_clusters(self) -> int:
+        """K, the number of experts that it is for."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """How text becomes tokens and clusters.
+
+    Attributes:
+        tokenizer: turns ids back into text, for the router.
+        encode: text -> ids as the models were trained on, special tokens included.
+        clusterer: routes prefixes if it can place texts (tf-idf).
+        language_expert: language -> its expert's cluster, for the rule "top1_language".
+    """
+
+    tokenizer: Decoder
+    encode: Callable[[str], Sequence[int]]
+    clusterer: Clusterer
+    language_expert: Mapping[str, int] | None
+
+
+def evidence_of(
+    document: HeldOutDocument,
+    encoded: EncodedDocument,
+    *,
+    text: Text,
+    router: RouterConfig,
+    clusters: Sequence[int],
+    routes: bool,
+    seed: int,
+) -> Evidence:
+    """What is known of a document before any expert has read it.
+
+    Args:
+        document: its text and language.
+        encoded: its tokens.
+        text: clusterer and the experts of languages.
+        router: up to which token to look.
+        clusters: the cluster of each expert that there is.
+        routes: whether distances are wanted, which is the costly part.
+        seed: of the rule "random".
+    """
+    ids = np.array([seed, *encoded.ids], dtype="<i8").tobytes()
+    expert = (text.language_expert or {}).get(document.lang or "")
+    return Evidence(
+        num_tokens=encoded.num_tokens,
+        num_experts=len(clusters),
+        distance_TE=_distances(encoded, text, router)[:, list(clusters)] if routes else None,
+        language_expert=clusters.index(expert) if expert in clusters else None,
+        # Of the content, so that neither other documents nor their order change a draw.
+        seed=int.from_bytes(hashlib.sha256(ids).digest()[:7], "little"),
+    )
+
+
+def documents_of_experts(
+    ensembles: Sequence[Ensemble], evidence: Sequence[Evidence], router: RouterConfig, num_experts: int
+) -> list[list[int]]:
+    """For each expert the documents in which an ensemble gives it weight at some token."""
+    needed: list[list[int]] = [[] for _ in range(num_experts)]
+    for n, known in enumerate(evidence):
+        for expert in sorted({e for each in ensembles for e in experts_needed(each, known, router)}):
+            needed[expert].append(n)
+    return needed
+
+
+def mixed_nats(
+    ensembles: Sequence[Ensemble],
+    evidence: Sequence[Evidence],
+    log_p_EN: Sequence[Mapping[int, Tensor]],
+    router: RouterConfig,
+) -> NDArray[np.float64]:
+    """Negative log-probability of every document under every ensemble, [ensembles, N].
+
+    Args:
+        ensembles: what to mix.
+        evidence: of each document.
+        log_p_EN: for each expert, document -> log-probabilities of its tokens; a document that the expert was
+            not run on has no ensemble that gives it weight.
+        router: temperature and rule.
+    """
+    nats = np.empty((len(ensembles), len(evidence)))
+    for n, known in enumerate(evidence):
+        not_run_T = torch.full((known.num_tokens,), -torch.inf)
+        log_p_ET = torch.stack([log_p_N.get(n, not_run_T) for log_p_N in log_p_EN])
+        for row, ensemble in enumerate(ensembles):
+            log_w_TE = ensemble_log_weights(ensemble, replace(known, log_p_ET=log_p_ET), router)
+            nats[row, n] = nats_of(mixture_log_prob(log_p_ET, log_w_TE))
+    return nats
+
+
+def nats_of(log_p_T: Tensor) -> float:
+    """Negative log-probability of a whole document."""
+    # float64: a float32 sum over a long document loses the digits that two models differ in.
+    return -float(log_p_T.double().sum())
+
+
+def _distances(document: EncodedDocument, text: Text, router: RouterConfig) -> Tensor:
+    """Squared distances [T, K]; behind the router's share of the document the last ones hold."""
+    renewed = max(1, math.floor(document.num_tokens * router.cluster_ratio))
+    distance_TK = prefix_squared_distances(document.ids[:renewed], text.tokenizer, text.clusterer)
+    return distance_TK[torch.arange(document.num_tokens).clamp(max=renewed - 1)]

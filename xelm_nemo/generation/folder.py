@@ -1,0 +1,67 @@
+"""Write what makes exported experts one set: a folder that `XelmForCausalLM` opens."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from xelm_nemo import artifacts
+from xelm_nemo.clustering.clusterer import Clusterer
+from xelm_nemo.corpus.tokenizer import load_tokenizer
+from xelm_nemo.errors import ConfigError
+from xelm_nemo.files import read_json
+from xelm_nemo.router.config import RouterConfig
+from xelm_nemo.router.prefix import TextClusterer
+
+_SHARED = ("vocab_size", "max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def write_set(
+    folder: Path,
+    experts: Sequence[Path],
+    *,
+    clusterer: Path,
+    tokenizer: Path,
+    router: RouterConfig,
+    home: Path,
+) -> None:
+    """Write a set's configuration, its clusterer and its tokenizer; the experts stay where they are.
+
+    Args:
+        folder: an existing folder, to be filled.
+        experts: Hugging Face folders in cluster order.
+        clusterer: the one that the experts' clusters are of.
+        tokenizer: of the experts.
+        router: how to weigh; a clusterer that cannot place texts gives every expert the same weight.
+        home: the name that `folder` will have; the experts are recorded relative to it.
+
+    Raises:
+        ConfigError: experts that do not go together, or are not as many as the clusterer's clusters.
+    """
+    from xelm_nemo.generation.model import CLUSTERER, XelmConfig  # imports transformers' models
+
+    found = [{key: read_json(expert / "config.json").get(key) for key in _SHARED} for expert in experts]
+    for expert, settings in zip(experts, found, strict=True):
+        if differing := [key for key in _SHARED if settings[key] != found[0][key]]:
+            raise ConfigError(
+                f"{experts[0]} and {expert} differ in {', '.join(differing)}; "
+                "give experts branched from one seed model."
+            )
+    loaded = Clusterer.load(clusterer)
+    if loaded.num_clusters != len(experts):
+        raise ConfigError(
+            f"{clusterer} has {loaded.num_clusters} clusters and the set {len(experts)} experts; "
+            "give the clusterer that the experts were trained with."
+        )
+    weights = None if isinstance(loaded, TextClusterer) else [1 / len(experts)] * len(experts)
+    ignored = shutil.ignore_patterns(artifacts.MANIFEST)
+    shutil.copytree(clusterer, folder / CLUSTERER, ignore=ignored)
+    load_tokenizer(tokenizer).save_pretrained(folder)
+    XelmConfig(
+        experts=[os.path.relpath(expert, home) for expert in experts],
+        temperature=router.temperature,
+        rule=router.rule,
+        weights=weights,
+        architectures=["XelmForCausalLM"],
+        **found[0],
+    ).save_pretrained(folder)

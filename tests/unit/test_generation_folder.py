@@ -11,7 +11,7 @@ from xelm_nemo import command, generate
 from xelm_nemo.clustering.clusterer import Clusterer, fit_clusterer
 from xelm_nemo.clustering.config import ClusteringConfig
 from xelm_nemo.corpus.config import TokenizerConfig
-from xelm_nemo.corpus.jsonl import Document
+from xelm_nemo.corpus.documents import Document
 from xelm_nemo.corpus.tokenizer import load_tokenizer, train_tokenizer
 from xelm_nemo.ensemble.mixture import mixture_log_prob
 from xelm_nemo.errors import ArtifactError, ConfigError

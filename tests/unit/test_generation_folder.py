@@ -27,7 +27,7 @@ TEXTS = [
         "human beings have dignity and rights",
         "everyone has a right to rest",
     ),
-    *("alle menschen sind frei geboren", "menschen haben wuerde und rechte", "jeder hat ein recht auf ruhe"),
+    *("viele menschen sind frei geboren", "menschen haben wuerde und rechte", "jeder hat ein recht auf ruhe"),
 ]
 ROUTER = RouterConfig(temperature=0.3)
 
@@ -128,7 +128,7 @@ def test_the_same_seed_draws_the_same_text_and_another_another(root):
     def text(seed):
         return (
             Writer(root / "set", Sampling(max_new_tokens=20, temperature=1.0, seed=seed))
-            .write(["alle"])[0]
+            .write(["viele"])[0]
             .text
         )
 

@@ -110,6 +110,14 @@ class XelmForCausalLM(PreTrainedModel, GenerationMixin):
             model.generation_config.update(**experts[0].generation_config.to_diff_dict())
         return model
 
+    def save_pretrained(self, *_: Any, **__: Any) -> None:
+        """There is no other form of a set than the one that was exported.
+
+        Raises:
+            NotImplementedError: always, with what to do instead.
+        """
+        raise NotImplementedError("an exported set is saved by copying its folder with its experts' folders.")
+
     def place(self, places: Sequence[torch.device], room_bytes: Sequence[int] | None = None) -> None:
         """Spread the experts over devices, or let them take turns where these are too small; see `Shelf`."""
         room_bytes = [devices.free_bytes(place) for place in places] if room_bytes is None else room_bytes

@@ -173,7 +173,7 @@ def wait_for(condition, seconds, what):
 
 def pids(pattern):
     """The processes whose command line matches."""
-    done = subprocess.run(["pgrep", "-f", pattern], capture_output=True, text=True, check=False)
+    done = subprocess.run(["pgrep", "-f", "--", pattern], capture_output=True, text=True, check=False)
     return [int(pid) for pid in done.stdout.split()]
 
 

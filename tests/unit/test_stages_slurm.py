@@ -195,6 +195,24 @@ def test_job_that_nobody_knows_any_more_has_failed(followed):
     assert "no longer known" in fate(job, None, {})
 
 
+def test_job_that_slurm_put_back_and_holds_is_let_go(tmp_path, monkeypatch):
+    """What a controller does with a job that it started twice."""
+    held = Queued("PENDING", "launch failed requeued held", "")
+    done, released = End("finished", 0), []
+
+    def release(job):
+        released.append(job)
+        write_state(tmp_path, fresh(state(done)))
+        return True
+
+    monkeypatch.setattr(follow, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(follow, "_QUEUE_SECONDS", 0.02)
+    monkeypatch.setattr(follow.slurm, "queue", lambda: {"41_3": held, "50": held})
+    monkeypatch.setattr(follow.slurm, "release", release)
+    follow.follow([Followed("expert3", "41_3", tmp_path)])
+    assert set(released) == {"41_3"}
+
+
 def test_what_is_made_counts_for_more_than_what_is_said(followed):
     job, _ = followed
     job.is_done = lambda: True

@@ -97,6 +97,11 @@ class Queued:
     node: str
 
     @property
+    def is_held(self) -> bool:
+        """Whether SLURM has put it back and holds it, as after a controller's crash that started it twice."""
+        return self.state == "REQUEUE_HOLD" or "requeued held" in self.reason
+
+    @property
     def is_active(self) -> bool:
         """Whether it runs or will run."""
         return self.state in ACTIVE
@@ -115,6 +120,11 @@ def queue(patience_seconds: float = _PATIENCE_SECONDS) -> dict[str, Queued] | No
 def requeue(job: str) -> bool:
     """Put a job back into the queue; False when the controller does not answer or will not."""
     return ask("scontrol", "requeue", job) is not None
+
+
+def release(job: str) -> bool:
+    """Let a held job run."""
+    return ask("scontrol", "release", job) is not None
 
 
 def cancel(jobs: Sequence[str]) -> bool:

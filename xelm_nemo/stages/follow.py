@@ -56,6 +56,7 @@ def follow(jobs: Sequence[Followed], on_tick: Callable[[], None] = lambda: None)
     while left:
         if time.monotonic() - asked > _QUEUE_SECONDS:
             asked, queued = time.monotonic(), slurm.queue()
+            _release(left, queued or {})
         for job in list(left):
             said = fate(job, read_state(job.folder), queued)
             if said is not None:
@@ -68,6 +69,13 @@ def follow(jobs: Sequence[Followed], on_tick: Callable[[], None] = lambda: None)
         raise LaunchError(
             f"{'; '.join(failed)}. The others have ended; `python -m xelm_nemo.retry` starts these again."
         )
+
+
+def _release(jobs: Sequence[Followed], queued: dict[str, Queued]) -> None:
+    for job in jobs:
+        here = queued.get(job.job or "")
+        if here and here.is_held and slurm.release(str(job.job)):
+            logger.info("%s: SLURM held job %s (%s); released", job.name, job.job, here.reason)
 
 
 def fate(job: Followed, state: State | None, queued: dict[str, Queued] | None) -> str | None:

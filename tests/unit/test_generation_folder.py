@@ -16,6 +16,7 @@ from xelm_nemo.corpus.tokenizer import load_tokenizer, train_tokenizer
 from xelm_nemo.ensemble.mixture import mixture_log_prob
 from xelm_nemo.errors import ArtifactError, ConfigError
 from xelm_nemo.generation.folder import write_set
+from xelm_nemo.generation.model import XelmForCausalLM
 from xelm_nemo.generation.text import Sampling, Writer
 from xelm_nemo.router.config import RouterConfig
 from xelm_nemo.router.prefix import prefix_squared_distances
@@ -111,6 +112,16 @@ def test_a_set_may_be_moved_with_its_experts(root, tmp_path):
         Writer(path / "set", sampling).write(["human"]) for path in (root, tmp_path / "elsewhere")
     )
     assert here.text == there.text
+
+
+def test_a_set_that_is_saved_holds_its_experts_and_opens_again(root, tmp_path):
+    XelmForCausalLM.from_pretrained(root / "set").save_pretrained(tmp_path / "saved")
+    sampling = Sampling(max_new_tokens=4)
+    (ours,), (saved,) = (
+        Writer(path, sampling).write(["human"]) for path in (root / "set", tmp_path / "saved")
+    )
+    assert ours.text == saved.text
+    torch.testing.assert_close(ours.log_w_TE, saved.log_w_TE)
 
 
 def test_prompts_in_a_batch_are_continued_as_each_alone(root):

@@ -179,11 +179,6 @@ def test_experts_that_take_turns_on_a_device_give_the_same(top_k):
     assert generated(model, PROMPTS) == expected
 
 
-def test_saving_says_what_to_copy(experts, tmp_path):
-    with pytest.raises(NotImplementedError, match="copying its folder"):
-        mixture(experts).save_pretrained(tmp_path)
-
-
 def test_a_cache_of_another_model_is_refused(experts):
     cache = experts[0](torch.tensor([[2, 3]])).past_key_values
     with pytest.raises(ValueError, match="another model"):

@@ -30,7 +30,7 @@ test-slow: $(STAMP)  ## the tests that take longer than ten seconds each
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 test-nemo: $(NEMO_STAMP)  ## the tests that need NeMo, which is installed into .venv first
-	$(BIN)/python -m pytest -m nemo $(ARGS)
+	$(BIN)/python -m pytest tests/nemo -m nemo $(ARGS)
 
 test-gpu: $(STAMP)  ## the kernels and everything marked gpu or multigpu, on this machine's GPUs
 	$(BIN)/python -m pytest tests/kernels $(ARGS)

@@ -68,6 +68,7 @@ EXTRAS = {
     # NeMo 2.7.3 leaves these open or out, and does not import with their newest versions.
     "nemo": [
         "nemo_toolkit[core]==2.7.3",
+        "datasets",
         "einops",
         "nemo_run==0.11.1",
         "leptonai==0.26.7",

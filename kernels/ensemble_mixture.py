@@ -11,7 +11,7 @@ parallelism this rank's part of it).
 import torch
 
 from xelm_kernels.ensemble_log_prob import check_inputs
-from xelm_kernels.expert_rows import expert_rows, launch_expert_rows
+from xelm_kernels.expert_rows import common_unit, expert_rows, launch_expert_rows
 from xelm_kernels.optional_triton import tl, triton
 
 # --- Reference -----------------------------------------------------------------
@@ -32,21 +32,24 @@ def _mixture_kernel(
     logits_ptr,
     offset_ptr,
     out_ptr,
-    V,
-    stride_e,
-    stride_t,
+    units_v,
+    units_e,
+    units_t,
+    UNIT: tl.constexpr,
     E: tl.constexpr,
     BLOCK_E: tl.constexpr,
     BLOCK_V: tl.constexpr,
 ):
+    V = units_v * UNIT
     num_blocks = tl.cdiv(V, BLOCK_V)
     t = (tl.program_id(0) // num_blocks).to(tl.int64)
     v = (tl.program_id(0) % num_blocks) * BLOCK_V + tl.arange(0, BLOCK_V)
     e = tl.arange(0, BLOCK_E)
     offset = tl.load(offset_ptr + t * E + e, mask=e < E, other=-float("inf"))
     mask = (offset != -float("inf"))[:, None] & (v < V)[None, :]  # an expert without weight is not read
-    # int64: e * stride_e passes 2**31 at 16 experts, 1k tokens, a 256k vocabulary.
-    where = logits_ptr + t * stride_t + e.to(tl.int64)[:, None] * stride_e + v[None, :]
+    # int64: 16 experts, 1k tokens and a 256k vocabulary pass 2**31.
+    row_ptr = logits_ptr + t * units_t * UNIT + e.to(tl.int64) * units_e * UNIT
+    where = row_ptr[:, None] + v[None, :]
     x = tl.load(where, mask=mask, other=-float("inf")).to(tl.float32) + offset[:, None]
     top = tl.max(x, 0)
     # a token that every expert forbids is all -inf; shifting by 0 keeps exp() off inf - inf
@@ -68,6 +71,8 @@ def launch_mixture(logits_ETV, log_w_TE, lse_ET, *, block_v=1024, num_warps=4):
     """The second pass by a kernel: one program a token and a block of the vocabulary."""
     E, T, V = logits_ETV.shape
     logits_ETV = logits_ETV if logits_ETV.stride(-1) == 1 else logits_ETV.contiguous()
+    sizes = V, logits_ETV.stride(0), logits_ETV.stride(1)
+    unit = common_unit(*sizes)
     out_TV = torch.empty(T, V, dtype=torch.float32, device=logits_ETV.device)
     if T > 0:  # a grid may not be empty
         block_v = min(block_v, triton.next_power_of_2(V))
@@ -75,7 +80,8 @@ def launch_mixture(logits_ETV, log_w_TE, lse_ET, *, block_v=1024, num_warps=4):
             logits_ETV,
             _offsets(lse_ET, log_w_TE).float().contiguous(),
             out_TV,
-            *(V, logits_ETV.stride(0), logits_ETV.stride(1)),
+            *(size // unit for size in sizes),
+            UNIT=unit,
             E=E,
             BLOCK_E=triton.next_power_of_2(E),
             BLOCK_V=block_v,

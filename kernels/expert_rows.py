@@ -38,16 +38,18 @@ def _expert_rows_kernel(
     out_ptr,
     E,
     T,
-    V,
-    stride_e,
-    stride_t,
+    units_v,
+    units_e,
+    units_t,
+    UNIT: tl.constexpr,
     HAS_TARGET: tl.constexpr,
     BLOCK_V: tl.constexpr,
 ):
+    V = units_v * UNIT
     # int64: E * T * V passes 2**31 at 16 experts, 1k tokens, a 256k vocabulary.
     row = tl.program_id(0).to(tl.int64)
     e, t = row // T, row % T
-    row_ptr = logits_ptr + e * stride_e + t * stride_t
+    row_ptr = logits_ptr + e * units_e * UNIT + t * units_t * UNIT
     is_weighed = tl.load(log_w_ptr + t * E + e) != -float("inf")
     end = tl.where(is_weighed, V, 0)
 
@@ -76,10 +78,21 @@ def _expert_rows_kernel(
 # --- Launch --------------------------------------------------------------------
 
 
+def common_unit(*sizes):
+    """8 if all sizes are multiples of it, else 1.
+
+    Triton reads single elements unless it sees that rows begin, and masks end, at multiples of more. It looks
+    for multiples of 16 by itself, and a vocabulary of 256,008 words is none.
+    """
+    return 1 if any(size % 8 for size in sizes) else 8
+
+
 def launch_expert_rows(logits_ETV, log_w_TE, target_T=None, *, block_v=8192, num_warps=8):
     """`expert_rows_plain` by a kernel, one program a row."""
     E, T, V = logits_ETV.shape
     logits_ETV = logits_ETV if logits_ETV.stride(-1) == 1 else logits_ETV.contiguous()
+    sizes = V, logits_ETV.stride(0), logits_ETV.stride(1)
+    unit = common_unit(*sizes)
     out_2ET = torch.empty(2, E, T, dtype=torch.float32, device=logits_ETV.device)
     if T > 0:  # a grid may not be empty
         _expert_rows_kernel[(E * T,)](
@@ -87,7 +100,8 @@ def launch_expert_rows(logits_ETV, log_w_TE, target_T=None, *, block_v=8192, num
             log_w_TE.float().contiguous(),
             log_w_TE if target_T is None else target_T.contiguous(),
             out_2ET,
-            *(E, T, V, logits_ETV.stride(0), logits_ETV.stride(1)),
+            *(E, T, *(size // unit for size in sizes)),
+            UNIT=unit,
             HAS_TARGET=target_T is not None,
             BLOCK_V=min(block_v, triton.next_power_of_2(V)),
             num_warps=num_warps,

@@ -159,9 +159,9 @@ def test_no_tokens_give_an_empty_result_and_no_gradient(device):
 
 @pytest.mark.parametrize(
     "num_tokens, row_bytes, expected",
-    [(8192, 2**19, 1408), (8192, 2**10, 8192), (5000, 2**19, 1280), (300, 2**30, 128), (1, 8, 128)],
+    [(8192, 2**19, 1536), (8192, 2**10, 8192), (5000, 2**19, 1280), (300, 2**30, 256), (1, 8, 256)],
 )
-def test_chunks_are_equal_multiples_of_128_within_the_budget(num_tokens, row_bytes, expected):
+def test_chunks_are_equal_multiples_of_256_about_the_budget(num_tokens, row_bytes, expected):
     hidden = torch.empty(num_tokens, 1, dtype=torch.float16, device="meta")
     weight = torch.empty(row_bytes // 2, 1, dtype=torch.float16, device="meta")
     assert op._chunk_tokens(hidden, weight) == expected

@@ -15,7 +15,7 @@ from xelm_nemo.artifacts import Recipe
 from xelm_nemo.checkpoint import distributed_files
 from xelm_nemo.checkpoint.hf import export_hf, import_hf
 from xelm_nemo.checkpoint.metaseq_export import export_metaseq
-from xelm_nemo.errors import CheckpointError
+from xelm_nemo.errors import XelmError
 
 root = Path(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
@@ -26,7 +26,7 @@ for convert in (
 ):
     try:
         convert()
-    except CheckpointError as error:
+    except XelmError as error:
         sys.stdout.write(f"{error}\\n")
 """
 
@@ -39,5 +39,6 @@ def test_full_disk_is_one_line_and_leaves_nothing(tmp_path):
     lines = done.stdout.splitlines()
     assert len(lines) == 3, done.stderr
     for line, name in zip(lines, ("imported", "exported", "metaseq"), strict=True):
-        assert f"{tmp_path / 'out' / name} cannot be written ([Errno 27] File too large" in line
+        assert f"{tmp_path / 'out' / name} cannot be written (" in line
+        assert "File too large" in line
     assert list((tmp_path / "out").iterdir()) == []

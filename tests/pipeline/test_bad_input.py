@@ -119,7 +119,7 @@ def test_output_that_cannot_be_a_folder(capsys, tmp_path, place):
 def test_evaluation_asks_for_its_split_before_anything_starts(capsys, tmp_path):
     path, run_folder = corpus(tmp_path / "corpus"), tmp_path / "run"
     arguments = [f"corpus.path={path}", "corpus.test_split=exam", f"output={run_folder}"]
-    said = f"has no {path / 'exam'}: set corpus.path=DIR to a folder of {{train,valid,test}}"
+    said = f"has no {path / 'exam'}: set corpus.path=DIR to a folder of {{train,valid,exam}}"
     assert said in refuse(capsys, *arguments, verb="evaluate")
     assert said in refuse(capsys, *arguments, "finish_with=[evaluate]")
     assert not run_folder.exists()

@@ -19,7 +19,7 @@ from xelm_nemo.clustering.features import FeatureSettings, TextFeatures
 from xelm_nemo.clustering.upstream import read_upstream
 from xelm_nemo.clustering.upstream_writer import write_upstream
 from xelm_nemo.config.schema import ExportConfig
-from xelm_nemo.corpus.jsonl import Document
+from xelm_nemo.corpus.documents import Document
 from xelm_nemo.errors import ArtifactError, ConfigError
 from xelm_nemo.stages.export import export_source
 

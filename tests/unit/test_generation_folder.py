@@ -11,11 +11,12 @@ from xelm_nemo import command, generate
 from xelm_nemo.clustering.clusterer import Clusterer, fit_clusterer
 from xelm_nemo.clustering.config import ClusteringConfig
 from xelm_nemo.corpus.config import TokenizerConfig
-from xelm_nemo.corpus.jsonl import Document
+from xelm_nemo.corpus.documents import Document
 from xelm_nemo.corpus.tokenizer import load_tokenizer, train_tokenizer
 from xelm_nemo.ensemble.mixture import mixture_log_prob
 from xelm_nemo.errors import ArtifactError, ConfigError
 from xelm_nemo.generation.folder import write_set
+from xelm_nemo.generation.model import XelmForCausalLM
 from xelm_nemo.generation.text import Sampling, Writer
 from xelm_nemo.router.config import RouterConfig
 from xelm_nemo.router.prefix import prefix_squared_distances
@@ -27,7 +28,7 @@ TEXTS = [
         "human beings have dignity and rights",
         "everyone has a right to rest",
     ),
-    *("alle menschen sind frei geboren", "menschen haben wuerde und rechte", "jeder hat ein recht auf ruhe"),
+    *("viele menschen sind frei geboren", "menschen haben wuerde und rechte", "jeder hat ein recht auf ruhe"),
 ]
 ROUTER = RouterConfig(temperature=0.3)
 
@@ -113,6 +114,16 @@ def test_a_set_may_be_moved_with_its_experts(root, tmp_path):
     assert here.text == there.text
 
 
+def test_a_set_that_is_saved_holds_its_experts_and_opens_again(root, tmp_path):
+    XelmForCausalLM.from_pretrained(root / "set").save_pretrained(tmp_path / "saved")
+    sampling = Sampling(max_new_tokens=4)
+    (ours,), (saved,) = (
+        Writer(path, sampling).write(["human"]) for path in (root / "set", tmp_path / "saved")
+    )
+    assert ours.text == saved.text
+    torch.testing.assert_close(ours.log_w_TE, saved.log_w_TE)
+
+
 def test_prompts_in_a_batch_are_continued_as_each_alone(root):
     writer = Writer(root / "set", Sampling(max_new_tokens=6))
     prompts = ["human beings", "jeder hat ein recht", ""]
@@ -128,7 +139,7 @@ def test_the_same_seed_draws_the_same_text_and_another_another(root):
     def text(seed):
         return (
             Writer(root / "set", Sampling(max_new_tokens=20, temperature=1.0, seed=seed))
-            .write(["alle"])[0]
+            .write(["viele"])[0]
             .text
         )
 

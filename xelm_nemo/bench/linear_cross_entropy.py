@@ -177,7 +177,7 @@ def _torch_compile(inputs: Inputs) -> Callable[[], None]:
 
 
 def _liger_large_chunks(inputs: Inputs) -> Callable[[], None]:
-    """In chunks four times its default: fewer additions to the gradient of the weight."""
+    """Chunks of 2,048 of 8,192 tokens; its default, 128, adds to the weight's gradient 64 times."""
     from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy as liger
 
     x = inputs.hidden_TH, inputs.weight_VH, inputs.target_T

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -89,14 +89,14 @@ class _Slot:
     def __init__(self, module: nn.Module, device: torch.device) -> None:
         self.weights = {name: torch.empty_like(w, device=device) for name, w in module.named_parameters()}
         self.holds: int | None = None
-        cuda: Any = torch.cuda  # its streams have no types
+        self._device, cuda = device, cast(Any, torch.cuda)  # its streams have no types
         self._copies: Any = cuda.Stream(device) if device.type == "cuda" else None
 
     def fill(self, index: int, host: Mapping[str, Tensor]) -> None:
         """Begin to copy a model's weights here, after whatever still runs on those that are here."""
         self.holds = index
         if self._copies is not None:
-            self._copies.wait_stream(torch.cuda.current_stream())
+            self._copies.wait_stream(torch.cuda.current_stream(self._device))
         with contextlib.nullcontext() if self._copies is None else torch.cuda.stream(self._copies):
             for name, weight in self.weights.items():
                 weight.copy_(host[name], non_blocking=True)
@@ -105,7 +105,7 @@ class _Slot:
     def lend(self, module: nn.Module, host: Mapping[str, Tensor]) -> Iterator[None]:
         """Let a module compute with the weights here, once they have arrived."""
         if self._copies is not None:
-            torch.cuda.current_stream().wait_stream(self._copies)
+            torch.cuda.current_stream(self._device).wait_stream(self._copies)
         try:
             _give(module, self.weights)
             yield

@@ -5,7 +5,9 @@ search, sampling, top-k, top-p and beams all work on the mixture.
 Shape letters: B texts, S tokens so far, P tokens to predict from (the last ones), E experts, V vocabulary.
 """
 
+import copy
 import math
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from transformers import (
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from xelm_nemo import device as devices
+from xelm_nemo.artifacts import MANIFEST
 from xelm_nemo.clustering.clusterer import Clusterer
 from xelm_nemo.ensemble.mixture import next_log_probs
 from xelm_nemo.ensemble.shelf import Shelf
@@ -84,6 +87,7 @@ class XelmForCausalLM(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.experts = nn.ModuleList(experts).requires_grad_(False).eval()
         self.routing = routing
+        self.source: Path | None = None  # the folder that it was opened from
         self._shelf: Shelf | None = None
 
     @classmethod
@@ -106,9 +110,27 @@ class XelmForCausalLM(PreTrainedModel, GenerationMixin):
             raise ArtifactError(f"{folder} lacks the experts {missing}; export the whole set again.")
         experts = [AutoModelForCausalLM.from_pretrained(folder / name, **kwargs) for name in config.experts]
         model = cls(config, experts, _routing(folder, config))
+        model.source = folder
         if cls.can_generate():
             model.generation_config.update(**experts[0].generation_config.to_diff_dict())
         return model
+
+    def save_pretrained(self, folder: str | Path, **kwargs: Any) -> None:
+        """Write the set into one folder, experts and router included, from which it opens again.
+
+        Args:
+            folder: to be made.
+            **kwargs: what each expert's own `save_pretrained` takes.
+        """
+        folder = Path(folder)
+        if self.source is not None:
+            shutil.copytree(self.source, folder, ignore=shutil.ignore_patterns(MANIFEST), dirs_exist_ok=True)
+        experts: Any = self.experts
+        for index, expert in enumerate(experts):
+            expert.save_pretrained(folder / f"expert{index}", **kwargs)
+        config = copy.deepcopy(self.config)
+        config.experts = [f"expert{index}" for index in range(len(self.experts))]
+        config.save_pretrained(folder)
 
     def place(self, places: Sequence[torch.device], room_bytes: Sequence[int] | None = None) -> None:
         """Spread the experts over devices, or let them take turns where these are too small; see `Shelf`."""

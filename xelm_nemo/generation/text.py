@@ -67,7 +67,9 @@ class Writer:
             config.experts_per_token = sampling.experts_per_token
         self._sampling, self._tokenizer = sampling, load_tokenizer(folder)
         self._model = XelmForCausalLM.from_pretrained(folder, config=config, dtype="auto")
-        self._model.place([torch.device("cuda", n) for n in range(devices.count())] or [torch.device("cpu")])
+        places = [torch.device("cuda", n) for n in range(devices.count())] or [torch.device("cpu")]
+        self._model.place(places)
+        self._device = places[0]  # where tokens are chosen
 
     def write(self, prompts: Sequence[str], *, on_screen: bool = False) -> list[Generated]:
         """Continue every prompt, all in one batch.
@@ -113,7 +115,8 @@ class Writer:
         padding = [longest - len(row) for row in rows]
         ids = [[pad] * count + row for count, row in zip(padding, rows, strict=True)]
         mask = [[0] * count + [1] * (longest - count) for count in padding]
-        return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
+        encoded = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
+        return {name: tensor.to(self._device) for name, tensor in encoded.items()}
 
     def _how(self) -> dict[str, Any]:
         """The sampling in Hugging Face's terms."""

@@ -71,6 +71,8 @@ def make(run: Run, stages: Sequence[Stage]) -> None:
             logger.info("%s: started", stage.name)
             stage.make(run)
         stage.finish(run)
-    if stages[-1] is BRANCH:  # the sizes of all models are known now, and a batch script may start them
+    if (
+        stages[-1] is BRANCH and len(stages) > 1
+    ):  # all sizes are known now, and a batch script may start the jobs
         for job in round_jobs(run):
             job.save()

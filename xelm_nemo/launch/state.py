@@ -23,7 +23,7 @@ from xelm_nemo.files import read_json
 
 STATE = "state.json"
 BEAT_SECONDS = 2.0
-SILENT_SECONDS = 5.0  # without a beat for so long, a process is likely gone
+SILENT_SECONDS = 4.0  # without a beat for so long, a process is likely gone
 FINISHED, FAILED, KILLED, LOST = "finished", "failed", "killed", "lost"
 PREEMPTED, TIMED_OUT, STOPPED, CANCELLED = "preempted", "timed out", "stopped", "cancelled"
 GO_ON = (PREEMPTED, TIMED_OUT, STOPPED)  # everything is saved; the job wants to run again

@@ -128,12 +128,17 @@ def patient(tmp_path, monkeypatch):
     signal.signal(signal.SIGUSR2, before)
 
 
+def workers():
+    """The processes of jobs; earlier tests of this session may have left helpers of multiprocessing."""
+    return [child for child in psutil.Process().children() if "patient" in child.cmdline()]
+
+
 def test_worker_that_a_signal_stopped_is_started_again(patient):
     job, told = patient("one"), []
 
     def tick():
         if not told and (job.folder / "start0").exists():
-            (worker,) = psutil.Process().children()
+            (worker,) = workers()
             worker.send_signal(signal.SIGUSR2)
             told.append(worker)
         if (job.folder / "start1").exists():
@@ -154,7 +159,7 @@ def test_signal_to_the_launcher_stops_every_job_and_starts_no_other(patient):
     with pytest.raises(Stopped, match="stopped by SIGUSR2; what ran is saved"):
         run_jobs(jobs, max_parallel=2, gpus=0, on_tick=tick)
     assert not jobs[2].folder.exists()
-    assert not psutil.Process().children()
+    assert not workers()
 
 
 def test_progress_is_asked_for_while_jobs_run(job):

@@ -20,7 +20,7 @@ from xelm_nemo import parallel
 from xelm_nemo.checkpoint import store
 from xelm_nemo.model.config import ParallelConfig
 
-pytestmark = [pytest.mark.gpu, pytest.mark.slow]
+pytestmark = pytest.mark.gpu
 
 
 @pytest.fixture(scope="module")

@@ -76,10 +76,12 @@ METADATA = b"ctorch.distributed.checkpoint.metadata\nMetadata\n"
         (b"c__builtin__\neval\n.", "names __builtin__.eval"),
         # What sets an attribute of a class that it may name: "slot state".
         (METADATA + b"N}X\x07\x00\x00\x00versionX\x01\x00\x00\x00xs\x86b.", "cannot be read"),
+        (b"}.", "cannot be read (it holds no index)"),
+        (b"ctorch\nSize\n).", "cannot be read"),
         (b"", "cannot be read"),
         (b"not a pickle", "cannot be read"),
     ],
-    ids=["system", "load", "eval", "class", "empty", "text"],
+    ids=["system", "load", "eval", "class", "dict", "other", "empty", "text"],
 )
 def test_index_that_is_anything_else_is_refused(model, program, said):
     (model / WEIGHTS / ".metadata").write_bytes(b"\x80\x02" + program if program else b"")

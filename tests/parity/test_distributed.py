@@ -12,9 +12,9 @@ from tests.helpers.weights import read_weights
 from xelm_nemo import parallel
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.checkpoint import store
-from xelm_nemo.checkpoint.distributed import WEIGHTS, open_weights
+from xelm_nemo.checkpoint.distributed import open_weights
 from xelm_nemo.checkpoint.distributed_files import write_weights
-from xelm_nemo.checkpoint.facts import load_facts
+from xelm_nemo.checkpoint.facts import WEIGHTS, load_facts
 from xelm_nemo.checkpoint.hf import import_hf
 from xelm_nemo.errors import CheckpointError
 from xelm_nemo.files import read_json

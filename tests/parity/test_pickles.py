@@ -9,7 +9,8 @@ from tests.helpers.variants import random_variant
 from xelm_nemo import parallel
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.checkpoint import store
-from xelm_nemo.checkpoint.distributed import WEIGHTS, open_weights
+from xelm_nemo.checkpoint.distributed import open_weights
+from xelm_nemo.checkpoint.facts import WEIGHTS
 from xelm_nemo.checkpoint.hf import import_hf
 from xelm_nemo.errors import CheckpointError
 from xelm_nemo.model.config import ParallelConfig

@@ -190,3 +190,15 @@ def test_entry_modules_import_nothing_heavy():
     run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert {name: heavy for name, heavy in json.loads(run.stdout).items() if heavy} == {}
+
+
+def test_what_a_run_does_not_always_need_is_imported_when_it_does():
+    late = {"megatron", "sklearn", "submitit", "torch.distributed.checkpoint", "transformers"}
+    program = (
+        "import json, sys\n"
+        "import xelm_nemo.stages.pipeline\n"
+        f"print(json.dumps(sorted({late} & set(sys.modules))))\n"
+    )
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout) == []

@@ -25,7 +25,6 @@ from xelm_nemo.checkpoint.lazy import LazyTensor
 from xelm_nemo.checkpoint.pickles import INDEX, check_pickles
 from xelm_nemo.errors import CheckpointError
 
-WEIGHTS = "weights"  # the folder of a model's distributed checkpoint
 KEY_PREFIX = "module."  # NeMo's, of every weight; an optimizer's state has another
 LAYERS = "decoder.layers."
 _OF_ONE_LAYER = re.compile(re.escape(LAYERS) + r"\d+\.")

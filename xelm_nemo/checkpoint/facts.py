@@ -1,4 +1,4 @@
-"""What `model.json` says of a model folder."""
+"""What a model folder holds, and what its `model.json` says of the model."""
 
 import dataclasses
 from pathlib import Path
@@ -8,6 +8,7 @@ from xelm_nemo.files import read_json
 from xelm_nemo.model.config import ModelConfig
 
 FACTS = "model.json"
+WEIGHTS = "weights"  # the folder of its distributed checkpoint
 
 
 @dataclasses.dataclass(frozen=True)

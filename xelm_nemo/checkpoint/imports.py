@@ -10,8 +10,7 @@ import torch
 from xelm_nemo import artifacts
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.checkpoint.architectures import ARCHITECTURES, shape_of
-from xelm_nemo.checkpoint.distributed import WEIGHTS
-from xelm_nemo.checkpoint.facts import FACTS, ModelFacts
+from xelm_nemo.checkpoint.facts import FACTS, WEIGHTS, ModelFacts
 from xelm_nemo.checkpoint.filling import writing
 from xelm_nemo.checkpoint.lazy import DTYPES, LazyTensor, finite
 from xelm_nemo.files import write_json

@@ -1,9 +1,11 @@
 """Tensors that are read when they are asked for: what every conversion reads from and writes to."""
 
 import dataclasses
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,6 +38,28 @@ class Batch:
     shapes: Mapping[str, tuple[int, ...]]
     dtype: torch.dtype
     make: Callable[[], Mapping[str, Tensor]]
+
+
+def tensors_of(batch: Batch, place: str) -> dict[str, LazyTensor]:
+    """A batch's tensors one by one: the first that is read has all made, and each is kept until its turn.
+
+    Args:
+        batch: the tensors.
+        place: the file or folder that errors name.
+    """
+    made: dict[str, Tensor] = {}
+    lock = threading.Lock()
+
+    def read(name: str) -> Tensor:
+        with lock:
+            if name not in made:
+                made.update(batch.make())
+            return made.pop(name)
+
+    return {
+        name: LazyTensor(tuple(shape), batch.dtype, partial(read, name), place)
+        for name, shape in batch.shapes.items()
+    }
 
 
 def finite(name: str, tensor: LazyTensor) -> LazyTensor:

@@ -4,8 +4,8 @@ import dataclasses
 from pathlib import Path
 
 from xelm_nemo.checkpoint.architectures import ARCHITECTURES
-from xelm_nemo.checkpoint.distributed import WEIGHTS, open_weights
-from xelm_nemo.checkpoint.facts import ModelFacts, load_facts
+from xelm_nemo.checkpoint.distributed import open_weights
+from xelm_nemo.checkpoint.facts import WEIGHTS, ModelFacts, load_facts
 from xelm_nemo.checkpoint.lazy import DTYPES, Batch, cast
 
 

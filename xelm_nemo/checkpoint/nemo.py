@@ -3,14 +3,13 @@
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.checkpoint.architectures import ARCHITECTURES
-from xelm_nemo.checkpoint.distributed import WEIGHTS, open_weights
-from xelm_nemo.checkpoint.facts import ModelFacts
+from xelm_nemo.checkpoint.distributed import open_weights
+from xelm_nemo.checkpoint.facts import WEIGHTS, ModelFacts
 from xelm_nemo.checkpoint.imports import import_weights
-from xelm_nemo.checkpoint.lazy import Batch, LazyTensor
+from xelm_nemo.checkpoint.lazy import tensors_of
 from xelm_nemo.checkpoint.model_folder import hf_batches
 from xelm_nemo.checkpoint.nemo_context import read_nemo_shape, read_vocab_size, tokenizer_place
 from xelm_nemo.corpus.tokenizer import load_tokenizer
@@ -32,7 +31,7 @@ def import_nemo(source: Path, output: Path, recipe: Recipe, *, tokenizer: str | 
     """
     facts, batches = hf_batches(source, facts=read_nemo_facts(source, tokenizer=tokenizer))
     config = ARCHITECTURES[facts.shape.architecture].write_config(facts)
-    weights = {name: _lazy(name, batch, source) for batch in batches for name in batch.shapes}
+    weights = {name: tensor for batch in batches for name, tensor in tensors_of(batch, str(source)).items()}
     import_weights(weights, config, output, recipe, source=str(source), tokenizer=facts.tokenizer)
 
 
@@ -53,10 +52,3 @@ def read_nemo_facts(folder: Path, *, tokenizer: str | None = None) -> ModelFacts
     dtypes = {weight.dtype for weight in open_weights(folder / WEIGHTS).values()}
     dtype = "bf16" if dtypes == {torch.bfloat16} else "fp32"
     return ModelFacts(shape, vocab_size, dtype, words, parent=str(folder), name=folder.name)
-
-
-def _lazy(name: str, batch: Batch, source: Path) -> LazyTensor:
-    def read() -> Tensor:
-        return batch.make()[name]
-
-    return LazyTensor(tuple(batch.shapes[name]), batch.dtype, read, str(source))

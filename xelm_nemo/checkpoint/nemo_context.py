@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from xelm_nemo.checkpoint.distributed import WEIGHTS
+from xelm_nemo.checkpoint.facts import WEIGHTS
 from xelm_nemo.errors import CheckpointError
 from xelm_nemo.model.config import ACTIVATIONS, ModelConfig, shape_problems
 

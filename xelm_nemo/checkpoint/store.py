@@ -16,8 +16,8 @@ from torch.distributed.checkpoint.api import CheckpointException
 from xelm_nemo import artifacts
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.checkpoint import writer
-from xelm_nemo.checkpoint.distributed import KEY_PREFIX, WEIGHTS
-from xelm_nemo.checkpoint.facts import FACTS, ModelFacts, load_facts
+from xelm_nemo.checkpoint.distributed import KEY_PREFIX
+from xelm_nemo.checkpoint.facts import FACTS, WEIGHTS, ModelFacts, load_facts
 from xelm_nemo.checkpoint.lazy import DTYPES
 from xelm_nemo.checkpoint.pickles import check_pickles
 from xelm_nemo.errors import CheckpointError

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import submitit
-
 from xelm_nemo.errors import LaunchError
 from xelm_nemo.launch.config import LaunchConfig, SlurmConfig
 from xelm_nemo.launch.job import Job
@@ -49,12 +47,14 @@ def submit(batch: Batch, config: LaunchConfig, folder: Path) -> list[str]:
     """
     if shutil.which("srun") is None:
         raise LaunchError("launch=slurm: there is no sbatch here; run it where SLURM is, or launch=local.")
+    from submitit.core.utils import FailedJobError
+
     executor = _executor(batch, config, folder)
     calls = [_call(job, config) for job in batch.jobs]
     try:
         with executor.batch():
             submitted = [executor.submit(run_job, *call) for call in calls]
-    except (submitit.core.utils.FailedJobError, OSError) as error:
+    except (FailedJobError, OSError) as error:
         reason = str(error).strip().splitlines()[-1]
         raise LaunchError(f"sbatch refused {batch.name}: {reason}; see launch.slurm.*.") from error
     return [str(job.job_id) for job in submitted]
@@ -74,16 +74,17 @@ def nodes(config: SlurmConfig, ranks: int) -> int:
     return -(-ranks // config.ranks_per_node)
 
 
-class _Executor(submitit.SlurmExecutor):
-    """submitit's own, which can also show a script where there is no SLURM."""
+def _executor(batch: Batch, config: LaunchConfig, folder: Path) -> Any:
+    from submitit import SlurmExecutor  # a second to import, and no local run needs it
 
-    @classmethod
-    def affinity(cls) -> int:
-        return 1
+    class AnywhereExecutor(SlurmExecutor):
+        """submitit's own, which can also show a script where there is no SLURM."""
 
+        @classmethod
+        def affinity(cls) -> int:
+            return 1
 
-def _executor(batch: Batch, config: LaunchConfig, folder: Path) -> _Executor:
-    executor = _Executor(folder=folder)
+    executor = AnywhereExecutor(folder=folder)
     executor.update_parameters(**_parameters(batch, config))
     return executor
 

@@ -8,8 +8,7 @@ from nemo.lightning import io
 
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.checkpoint.architectures import read_shape
-from xelm_nemo.checkpoint.distributed import WEIGHTS
-from xelm_nemo.checkpoint.facts import load_facts
+from xelm_nemo.checkpoint.facts import WEIGHTS, load_facts
 from xelm_nemo.checkpoint.hf import export_hf, import_hf, resolve_source
 from xelm_nemo.checkpoint.nemo import read_nemo_facts
 from xelm_nemo.checkpoint.nemo_context import tokenizer_place

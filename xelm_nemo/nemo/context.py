@@ -10,8 +10,7 @@ from nemo import lightning as nl
 from nemo.collections.common.tokenizers import AutoTokenizer
 from nemo.lightning.io.pl import TrainerContext
 
-from xelm_nemo.checkpoint.distributed import WEIGHTS
-from xelm_nemo.checkpoint.facts import ModelFacts, load_facts
+from xelm_nemo.checkpoint.facts import WEIGHTS, ModelFacts, load_facts
 from xelm_nemo.checkpoint.nemo_context import CONTEXT
 from xelm_nemo.corpus.tokenizer import load_tokenizer
 from xelm_nemo.nemo.models import ARCHITECTURES, config_settings

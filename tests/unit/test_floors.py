@@ -25,8 +25,8 @@ FLOORS = [
     {"shards", "checkpoint", "router"},
     {"expert", "ensemble", "merge", "nemo"},
     {"evaluation", "generation"},
-    {"config", "bench"},
-    {"stages"},
+    {"config"},
+    {"stages", "bench"},
     ENTRY_POINTS,
 ]
 FLOOR_OF = {unit: floor for floor, units in enumerate(FLOORS) for unit in units}

@@ -1,6 +1,7 @@
 """Measure one operation against its peers, in one process and in turn.
 
 python -m xelm_nemo.bench CASE ... [rounds=5] [only=NAME,...] [json=FILE] [SIZE=NUMBER,...]
+torchrun --nproc-per-node N -m xelm_nemo.bench train_step layouts=dp2,tp2_sp,pp2 [model=xglm_1_7b] ...
 
 Cases: linear_cross_entropy, linear_cross_entropy_parts. Sizes: tokens, hidden, vocab, chunk; with several
 numbers every combination is measured. One row a provider: a table on the screen, a JSON object in FILE.
@@ -18,8 +19,12 @@ def main() -> None:
 
     if not sys.argv[1:] or {"-h", "--help"} & set(sys.argv[1:]):
         sys.stdout.write(str(__doc__))
-        return
-    run(parse(sys.argv[1:]))
+    elif sys.argv[1] == "train_step":
+        from xelm_nemo.bench.train_step import run as run_steps
+
+        run_steps(sys.argv[2:])
+    else:
+        run(parse(sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from xelm_nemo.checkpoint.lazy import DTYPES
 from xelm_nemo.checkpoint.pickles import check_pickles
 from xelm_nemo.errors import CheckpointError
 from xelm_nemo.files import atomic_folder, remove, write_json
-from xelm_nemo.model.config import ModelConfig, ParallelConfig
+from xelm_nemo.model.config import NO_FP8, FP8Config, ModelConfig, ParallelConfig
 from xelm_nemo.model.gpt import DecoderModel, build_model
 
 # The one format that Megatron does not call deprecated and that any layout can load.
@@ -61,6 +61,7 @@ def load_model(
     *,
     dtype: torch.dtype | None = None,
     shape: ModelConfig | None = None,
+    fp8: FP8Config = NO_FP8,
 ) -> DecoderModel:
     """This rank's part of a finished model, at any layout.
 
@@ -70,6 +71,7 @@ def load_model(
         dtype: of the weights; None keeps what is on disk.
         shape: the shape wanted; its dropout counts, its sizes must be those on disk. None takes the
             shape on disk.
+        fp8: which products of the model are in FP8.
 
     Raises:
         CheckpointError: weights are missing or of another shape.
@@ -77,9 +79,8 @@ def load_model(
     facts = load_facts(folder)
     if shape is not None:
         _check_sizes(folder, facts.shape, shape)
-    model = build_model(
-        shape or facts.shape, layout, vocab_size=facts.vocab_size, dtype=dtype or DTYPES[facts.dtype]
-    )
+    numbers: dict[str, Any] = {"dtype": dtype or DTYPES[facts.dtype], "fp8": fp8}
+    model = build_model(shape or facts.shape, layout, vocab_size=facts.vocab_size, **numbers)
     load_weights(model, folder)
     return model
 

@@ -74,6 +74,8 @@ CHOICES = {
     "model.architecture": ARCHITECTURES,
     "model.activation": ACTIVATIONS,
     "precision.params_dtype": ("auto", "fp32", "bf16"),
+    "precision.fp8.recipe": (None, "delayed", "tensorwise", "blockwise"),
+    "parallel.recompute_granularity": (None, "selective", "full"),
     "seed_model.source": ("hf", "metaseq", "nemo", "random"),
     "router.rule": ("upstream", "paper"),
     "launch.name": ("local", "slurm"),

@@ -9,7 +9,7 @@ from xelm_nemo.errors import ArtifactError
 from xelm_nemo.expert.config import OptimConfig
 from xelm_nemo.files import read_json, write_json
 from xelm_nemo.launch import signals
-from xelm_nemo.model.config import ModelConfig, ParallelConfig, recorded_settings
+from xelm_nemo.model.config import NO_FP8, FP8Config, ModelConfig, ParallelConfig, recorded_settings
 
 JOB = "job.json"
 CHECKPOINTS = "checkpoints"
@@ -45,6 +45,7 @@ class TrainJob:
     save_interval: int
     eval_interval: int
     eval_sequences: int
+    fp8: FP8Config = NO_FP8
     threads: int = 1
     stop_signals: Sequence[str] = signals.DEFAULT  # save and end on these, to go on when started again
 
@@ -62,6 +63,8 @@ class TrainJob:
         """What the trained weights depend on; the layout, places and screens do not count."""
         settings = {key: value for key, value in dataclasses.asdict(self).items() if key not in _NOT_IDENTITY}
         settings["shape"] = recorded_settings(self.shape)
+        if self.fp8 == NO_FP8:  # as models without it have always been recorded
+            del settings["fp8"]
         return Recipe("model", settings, {"init": Path(self.init), "tokens": Path(self.tokens)})
 
     def save(self) -> None:
@@ -76,7 +79,7 @@ class TrainJob:
             ArtifactError: the file is missing or was written by another version.
         """
         values = read_json(folder / JOB)
-        types = {"shape": ModelConfig, "parallel": ParallelConfig, "optim": OptimConfig}
+        types = {"shape": ModelConfig, "parallel": ParallelConfig, "optim": OptimConfig, "fp8": FP8Config}
         try:
             return cls(**values | {key: kind(**values[key]) for key, kind in types.items()})
         except (KeyError, TypeError) as error:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,7 +17,7 @@ from xelm_nemo.errors import Stopped, TrainingError
 from xelm_nemo.expert.config import learning_rate
 from xelm_nemo.expert.data import Batches, check_vocabulary
 from xelm_nemo.expert.job import CHECKPOINTS, TrainJob
-from xelm_nemo.expert.optim import make_optimizer, set_learning_rate, wrap
+from xelm_nemo.expert.optim import gather_weights, make_optimizer, set_learning_rate, wrap
 from xelm_nemo.expert.screen import Screen
 from xelm_nemo.expert.step import seed_dropout, train_step, valid_loss
 from xelm_nemo.parallel import Layout
@@ -68,7 +69,8 @@ class Trainer:
         folder = Path(job.folder)
         self.job, self.layout, self.watch = job, layout, watch
         check_vocabulary(job)
-        self.core = store.load_model(Path(job.init), job.parallel, dtype=DTYPES[job.dtype], shape=job.shape)
+        numbers: dict[str, Any] = {"dtype": DTYPES[job.dtype], "fp8": job.fp8}
+        self.core = store.load_model(Path(job.init), job.parallel, shape=job.shape, **numbers)
         self.model = wrap(self.core)
         self.optimizer = make_optimizer(job.optim, self.model)
         self.batches = Batches(job, layout)
@@ -108,6 +110,7 @@ class Trainer:
 
     def _save(self) -> None:
         self._check_finite("loss", float(self.loss))
+        gather_weights(self.model)
         self.checkpoints.save(self.iteration, self.core, self.optimizer, before_naming=self.watch.insist)
         self.saved = self.iteration
 
@@ -148,5 +151,6 @@ class Trainer:
             parent=job.init,
             name=job.name,
         )
+        gather_weights(self.model)
         store.save_model(job.model_folder, self.core, facts, job.recipe(), before_naming=self.watch.insist)
         log.info("%s: finished; the model is in %s", job.name, job.model_folder)

@@ -3,21 +3,42 @@
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.transformer.module import Float16Module
 
+from xelm_nemo import parallel
 from xelm_nemo.expert.config import OptimConfig
 from xelm_nemo.model.gpt import DecoderModel
 
 
 def wrap(model: DecoderModel) -> DistributedDataParallel:
-    """The model in Megatron's data-parallel wrapper, gradients in float32."""
+    """The model in Megatron's data-parallel wrapper, gradients in float32.
+
+    Ranks exchange gradients while backward computes others, and weights while forward does.
+    """
+    has_peers = dist.get_world_size(parallel.data_parallel_group()) > 1
     config = DistributedDataParallelConfig(
-        grad_reduce_in_fp32=True, use_distributed_optimizer=True, overlap_grad_reduce=False
+        grad_reduce_in_fp32=True,
+        use_distributed_optimizer=True,
+        overlap_grad_reduce=has_peers,
+        overlap_param_gather=has_peers,
     )
+    for module in model.modules():
+        if hasattr(module, "fuse_wgrad_accumulation"):  # Transformer Engine's: sums in main_grad itself
+            module.fuse_wgrad_accumulation = True
     module = Float16Module(model.config, model) if model.config.bf16 else model
-    return DistributedDataParallel(model.config, config, module)
+    wrapped = DistributedDataParallel(model.config, config, module)
+    if has_peers:
+        model.config.no_sync_func = wrapped.no_sync
+    return wrapped
+
+
+def gather_weights(model: DistributedDataParallel) -> None:
+    """See that every rank has all weights of the last step, which otherwise come as forward needs them."""
+    if model.ddp_config.overlap_param_gather:
+        model.start_param_sync(force_sync=True)
 
 
 def make_optimizer(config: OptimConfig, model: DistributedDataParallel) -> Any:

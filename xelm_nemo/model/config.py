@@ -1,7 +1,7 @@
 """Settings of a language model: its shape and its number format."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 ARCHITECTURES = ("xglm", "opt")
@@ -41,10 +41,22 @@ def recorded_settings(shape: ModelConfig) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
+class FP8Config:
+    """Which matrix products of training are in FP8: those of the layers, with scales by this recipe."""
+
+    recipe: str | None = None  # "delayed", "tensorwise" (each tensor's own, now), "blockwise"; None: no FP8
+    first_last_layers_bf16: bool = False  # the first and the last layer stay in BF16
+
+
+NO_FP8 = FP8Config()
+
+
+@dataclass(frozen=True)
 class PrecisionConfig:
     """The number format of training."""
 
     params_dtype: str = "auto"  # "fp32", "bf16", or "auto": bf16 on a GPU, fp32 on a CPU
+    fp8: FP8Config = field(default_factory=FP8Config)
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,7 @@ class ParallelConfig:
     pipeline_model_parallel_size: int = 1
     data_parallel_size: int = 1
     sequence_parallel: bool = False
+    recompute_granularity: str | None = None  # "selective": attention again in backward; "full": layers
 
 
 def padded_vocab_size(vocab_size: int, tensor_model_parallel_size: int = 1) -> int:
@@ -102,9 +115,10 @@ def layout_problems(shape: ModelConfig, layout: ParallelConfig) -> list[str]:
             f"parallel.tensor_model_parallel_size={tp} does not divide "
             f"model.ffn_hidden_size={shape.ffn_hidden_size}"
         )
-    if shape.num_layers % pp:
+    if shape.num_layers < pp:
         problems.append(
-            f"parallel.pipeline_model_parallel_size={pp} does not divide model.num_layers={shape.num_layers}"
+            f"parallel.pipeline_model_parallel_size={pp} is more than model.num_layers={shape.num_layers}; "
+            f"every stage takes a layer"
         )
     if layout.sequence_parallel and tp == 1:
         problems.append(

@@ -13,10 +13,18 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from xelm_nemo import device, parallel
 from xelm_nemo.errors import ConfigError
-from xelm_nemo.model.config import ModelConfig, ParallelConfig, layout_problems, padded_vocab_size
+from xelm_nemo.model.config import (
+    NO_FP8,
+    FP8Config,
+    ModelConfig,
+    ParallelConfig,
+    layout_problems,
+    padded_vocab_size,
+)
 from xelm_nemo.model.head import Head
 from xelm_nemo.model.layers import block_spec, has_transformer_engine, replicated_linear
 from xelm_nemo.model.positions import POSITION_OFFSET, learned_positions, sinusoidal_positions
+from xelm_nemo.model.stages import stage_layers
 
 ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu}  # F.gelu is the exact erf form, as in HF and fairseq
 
@@ -133,11 +141,12 @@ class DecoderModel(GPTModel):
 
     def _positions(self, length: int) -> torch.Tensor:
         """What is added to the tokens of a text, [S, H], or this rank's slice of S."""
-        if self.shape.architecture == "opt":
-            table: torch.Tensor = self.embedding.position_embeddings.weight[POSITION_OFFSET:]
+        positions: torch.Tensor
+        if self.shape.architecture == "opt":  # called, for Megatron may have to wait for its weights first
+            rows = torch.arange(POSITION_OFFSET, POSITION_OFFSET + length, device=device.device())
+            positions = self.embedding.position_embeddings(rows)
         else:
-            table = self.sinusoids_SH
-        positions = table[:length]
+            positions = self.sinusoids_SH[:length]
         if self.config.sequence_parallel:
             positions = positions.chunk(self.pg_collection.tp.size())[self.pg_collection.tp.rank()]
         return positions
@@ -161,13 +170,20 @@ def transformer_settings(shape: ModelConfig) -> dict[str, Any]:
         "attention_dropout": shape.attention_dropout,
         "activation_func": ACTIVATIONS[shape.activation],
         "bias_activation_fusion": False,  # Megatron's fused GELU is the tanh form
-        "bias_dropout_fusion": False,
+        "bias_dropout_fusion": device.has_cuda() and shape.hidden_dropout > 0,
         "attention_softmax_in_fp32": True,
         "gradient_accumulation_fusion": False,
     }
 
 
-def transformer_config(shape: ModelConfig, layout: ParallelConfig, dtype: torch.dtype) -> TransformerConfig:
+def transformer_config(
+    shape: ModelConfig,
+    layout: ParallelConfig,
+    *,
+    vocab_size: int,
+    dtype: torch.dtype,
+    fp8: FP8Config = NO_FP8,
+) -> TransformerConfig:
     """Megatron's configuration of a model of this shape, divided so.
 
     Raises:
@@ -185,13 +201,47 @@ def transformer_config(shape: ModelConfig, layout: ParallelConfig, dtype: torch.
         params_dtype=dtype,
         pipeline_dtype=dtype,
         bf16=dtype == torch.bfloat16,
+        **_stages(shape, vocab_size, layout.pipeline_model_parallel_size),
+        **_recompute(layout.recompute_granularity),
+        **_fp8(fp8),
     )
 
 
+def _stages(shape: ModelConfig, vocab_size: int, num_stages: int) -> dict[str, Any]:
+    if num_stages == 1:
+        return {}
+    first, *_, last = stage_layers(shape, vocab_size, num_stages)
+    return {"num_layers_in_first_pipeline_stage": first, "num_layers_in_last_pipeline_stage": last}
+
+
+def _recompute(granularity: str | None) -> dict[str, Any]:
+    each_layer = {"recompute_method": "uniform", "recompute_num_layers": 1} if granularity == "full" else {}
+    return {"recompute_granularity": granularity, **each_layer}
+
+
+def _fp8(fp8: FP8Config) -> dict[str, Any]:
+    if fp8.recipe is None:
+        return {}
+    # Delayed scaling as Transformer Engine has it by default; Megatron's one step of history is not it.
+    history = {"fp8_amax_history_len": 1024, "fp8_amax_compute_algo": "max"}
+    return {
+        "fp8": "hybrid",
+        "fp8_recipe": fp8.recipe,
+        "first_last_layers_bf16": fp8.first_last_layers_bf16,
+        **(history if fp8.recipe == "delayed" else {}),
+    }
+
+
 def build_model(
-    shape: ModelConfig, layout: ParallelConfig, *, vocab_size: int, dtype: torch.dtype
+    shape: ModelConfig,
+    layout: ParallelConfig,
+    *,
+    vocab_size: int,
+    dtype: torch.dtype,
+    fp8: FP8Config = NO_FP8,
 ) -> DecoderModel:
     """This rank's part of a freshly initialised model, on the device and in `dtype`."""
-    model = DecoderModel(transformer_config(shape, layout, dtype), shape, vocab_size)
+    config = transformer_config(shape, layout, vocab_size=vocab_size, dtype=dtype, fp8=fp8)
+    model = DecoderModel(config, shape, vocab_size)
     model.to(device.device(), dtype)
     return model

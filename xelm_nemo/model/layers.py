@@ -1,5 +1,6 @@
 """Which implementation each layer has: Transformer Engine's on a GPU, Megatron's own on a CPU."""
 
+import functools
 from typing import Any
 
 import torch
@@ -48,6 +49,7 @@ def block_spec(config: Any, *, transformer_engine: bool, post_layernorm: bool = 
         from megatron.core.extensions.transformer_engine import TENorm
 
         layer, norm = gpt_layer_specs.get_gpt_layer_with_transformer_engine_spec(), TENorm
+        _add_biases_in_products(layer.submodules)
     else:
         layer, norm = gpt_layer_specs.get_gpt_layer_local_spec(), LayerNorm
         layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = norm
@@ -71,7 +73,22 @@ def _move_norms_behind(layer: Any, norm: Any, *, transformer_engine: bool) -> No
         from megatron.core.extensions.transformer_engine import TEColumnParallelLinear
 
         parts.self_attention.submodules.linear_qkv = TEColumnParallelLinear
-        parts.mlp.submodules.linear_fc1 = TEColumnParallelLinear
+        parts.mlp.submodules.linear_fc1 = _with_bias(TEColumnParallelLinear)
+
+
+def _add_biases_in_products(parts: Any) -> None:
+    """Have a matrix product add its bias where it writes: Megatron keeps three for steps of their own."""
+    attention, mlp = parts.self_attention.submodules, parts.mlp.submodules
+    attention.linear_proj = _with_bias(attention.linear_proj)
+    mlp.linear_fc1, mlp.linear_fc2 = _with_bias(mlp.linear_fc1), _with_bias(mlp.linear_fc2)
+
+
+@functools.cache
+def _with_bias(linear: type) -> type:
+    def init(self: Any, *args: Any, **options: Any) -> None:
+        linear.__init__(self, *args, **options | {"skip_bias_add": False})  # type: ignore[misc]
+
+    return type(linear.__name__, (linear,), {"__init__": init})
 
 
 def has_transformer_engine() -> bool:

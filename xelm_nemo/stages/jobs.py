@@ -61,6 +61,7 @@ def expert_job(run: Run, cluster: int) -> TrainJob:
         parallel=config.parallel,
         optim=config.optim,
         dtype=run.config.precision.params_dtype,
+        fp8=run.config.precision.fp8,
         train_iters=training.train_iters,
         global_batch_size=config.expert_batch_size,
         micro_batch_size=training.micro_batch_size,

@@ -18,7 +18,6 @@ from xelm_nemo.errors import RunFolderError
 from xelm_nemo.expert.job import MODEL
 from xelm_nemo.files import write_atomic, write_json
 from xelm_nemo.launch import pool
-from xelm_nemo.model.config import PrecisionConfig
 from xelm_nemo.stages.record import RECORD, environment
 
 CONFIG = "config.yaml"
@@ -189,8 +188,8 @@ def settled(config: RunConfig) -> RunConfig:
         return config
     recorded = config.folder / CONFIG
     chosen = from_yaml(recorded).precision.params_dtype if recorded.is_file() else None
-    precision = PrecisionConfig(chosen or ("bf16" if device.has_cuda() else "fp32"))
-    return dataclasses.replace(config, precision=precision)
+    dtype = chosen or ("bf16" if device.has_cuda() else "fp32")
+    return dataclasses.replace(config, precision=dataclasses.replace(config.precision, params_dtype=dtype))
 
 
 def _at(config: RunConfig, key: str) -> object:

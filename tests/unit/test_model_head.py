@@ -26,15 +26,14 @@ def weight_with_main_grad(dtype, **marks):
     return weight
 
 
-def train_once(weight, tp_group, *, is_grad_known):
+def train_once(weight, tp_group, *, is_grad_known, is_tied=False):
     """The loss of one step on the mean over all tokens, and the gradient of the hidden states."""
     torch.manual_seed(0)
     hidden = torch.randn(S, B, H).to(weight.dtype).requires_grad_()
     labels = torch.randint(WORDS, (B, S))
     grad = torch.full((B, S), 1 / (B * S)) if is_grad_known else None
-    loss = head_loss(
-        *(hidden, weight, labels), vocab_size=WORDS, tp_group=tp_group, sequence_parallel=False, grad_BS=grad
-    )
+    layout = {"tp_group": tp_group, "sequence_parallel": False, "is_tied": is_tied}
+    loss = head_loss(hidden, weight, labels, vocab_size=WORDS, grad_BS=grad, **layout)
     loss.mean().backward()
     logits = (hidden.detach() @ weight.detach()[:WORDS].t()).float()
     expected = torch.nn.functional.cross_entropy(logits.permute(1, 2, 0), labels, reduction="none")
@@ -44,8 +43,8 @@ def train_once(weight, tp_group, *, is_grad_known):
 
 @pytest.mark.parametrize("is_grad_known", [True, False])
 def test_tied_bf16_weight_leaves_autograd_to_the_embedding(tp_group, is_grad_known):
-    weight = weight_with_main_grad(torch.bfloat16, zero_out_wgrad=True)
-    train_once(weight, tp_group, is_grad_known=is_grad_known)
+    weight = weight_with_main_grad(torch.bfloat16)
+    train_once(weight, tp_group, is_grad_known=is_grad_known, is_tied=True)
     assert weight.grad is None and not weight.grad_added_to_main_grad
     assert weight.main_grad[:WORDS].any(1).all() and not weight.main_grad[WORDS:].any()
 

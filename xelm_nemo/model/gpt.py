@@ -21,6 +21,7 @@ from xelm_nemo.model.config import (
     layout_problems,
     padded_vocab_size,
 )
+from xelm_nemo.model.embedding import WordEmbedding
 from xelm_nemo.model.head import Head
 from xelm_nemo.model.layers import block_spec, has_transformer_engine, replicated_linear
 from xelm_nemo.model.positions import POSITION_OFFSET, learned_positions, sinusoidal_positions
@@ -57,6 +58,8 @@ class DecoderModel(GPTModel):
         )
         if self.post_process:
             self.output_layer.__class__ = Head  # GPTModel builds Megatron's and takes no other
+        if self.pre_process:
+            self.embedding.word_embeddings.__class__ = WordEmbedding
         self.shape = shape
         self.real_vocab_size = vocab_size
         self.project_in: torch.nn.Linear | None = None
@@ -78,6 +81,7 @@ class DecoderModel(GPTModel):
                 position_embedding_type="none",
                 tp_group=self.pg_collection.tp,
             )
+            self.embedding.word_embeddings.__class__ = WordEmbedding
             self.project_in = replicated_linear(self.config, width, self.config.hidden_size)
         if self.post_process:
             self.output_layer = Head(
@@ -91,6 +95,12 @@ class DecoderModel(GPTModel):
             )
             self.project_out = replicated_linear(self.config, self.config.hidden_size, width)
         self.setup_embeddings_and_output_layer()  # ties the new ones
+
+    def setup_embeddings_and_output_layer(self) -> None:
+        """Tie the head to the embedding; each adds its gradient by itself."""
+        super().setup_embeddings_and_output_layer()
+        if self.pre_process or self.post_process:
+            self.shared_embedding_or_output_weight().zero_out_wgrad = False
 
     def _add_positions(self) -> None:
         length = self.shape.max_position_embeddings

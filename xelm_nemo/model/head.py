@@ -14,6 +14,9 @@ from megatron.core.tensor_parallel import (
 from torch import Tensor
 
 from xelm_kernels.linear_cross_entropy import linear_cross_entropy
+from xelm_nemo.model.main_grad import float32_main_grad, mark_as_added
+
+LOGITS_BYTES = 2**31  # of one chunk
 
 
 class Head(ColumnParallelLinear):
@@ -28,8 +31,10 @@ class Head(ColumnParallelLinear):
         """Logits and bias as Megatron's; with `labels`, `head_loss` of them and of `kwargs`."""
         if labels is None:
             return super().forward(hidden, weight, *args, **kwargs)
+        is_tied = self.weight is None  # then the embedding on this rank tells Megatron of the gradient
         layout = {"tp_group": self.tp_group, "sequence_parallel": self.sequence_parallel}
-        return head_loss(hidden, self.weight if weight is None else weight, labels, **layout, **kwargs)
+        weight = self.weight if weight is None else weight
+        return head_loss(hidden, weight, labels, is_tied=is_tied, **layout, **kwargs)
 
 
 def head_loss(
@@ -40,6 +45,7 @@ def head_loss(
     vocab_size: int,
     tp_group: Any,
     sequence_parallel: bool,
+    is_tied: bool,
     grad_BS: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy of each label, float32 [B, S].
@@ -52,14 +58,15 @@ def head_loss(
         vocab_size: rows of the whole head that are words.
         tp_group: the tensor-parallel ranks.
         sequence_parallel: whether S is divided over them.
+        is_tied: whether the weight is this rank's embedding too.
         grad_BS: the gradient that backward will bring to each token's loss, if known: a quarter less work.
     """
     if sequence_parallel:
         hidden_SBH = gather_from_sequence_parallel_region(hidden_SBH, group=tp_group)
     else:
         hidden_SBH = copy_to_tensor_model_parallel_region(hidden_SBH, group=tp_group)
-    main_grad_VH = _float32_main_grad(weight_VH)
-    if main_grad_VH is not None and not getattr(weight_VH, "zero_out_wgrad", False):
+    main_grad_VH = float32_main_grad(weight_VH)
+    if main_grad_VH is not None and not is_tied:
         weight_VH = _InMainGrad.apply(weight_VH)  # type: ignore[no-untyped-call]
     S, B, H = hidden_SBH.shape
     loss_T: Tensor = linear_cross_entropy(
@@ -70,6 +77,7 @@ def head_loss(
         grad_T=None if grad_BS is None else _sequence_first(grad_BS),
         main_grad_VH=main_grad_VH,
         tp_group=tp_group,
+        chunk_tokens=_chunk_tokens(S * B, weight_VH),
     )
     return loss_T.view(S, B).t().contiguous()
 
@@ -78,20 +86,15 @@ def _sequence_first(x_BS: Tensor) -> Tensor:
     return x_BS.t().reshape(-1)
 
 
-def _float32_main_grad(weight: Tensor) -> Tensor | None:
-    # Of a float32 weight autograd sums the gradients just as exactly, so the order of the sum stays its own.
-    main_grad: Tensor | None = getattr(weight, "main_grad", None)
-    if weight.dtype == torch.float32 or main_grad is None or main_grad.dtype != torch.float32:
-        return None
-    return main_grad
+def _chunk_tokens(num_tokens: int, weight_VH: Tensor) -> int:
+    """Equal chunks, multiples of 256 tokens: every chunk reads and writes the weight's whole gradient."""
+    row_bytes = weight_VH.shape[0] * weight_VH.element_size()
+    num_chunks = -(-num_tokens * row_bytes // LOGITS_BYTES)
+    return -(-num_tokens // num_chunks // 256) * 256
 
 
 class _InMainGrad(torch.autograd.Function):
-    """Tells Megatron that a weight's gradient is in main_grad already, by the sign that it has for that.
-
-    Its overlapped reduction wants a gradient to arrive nonetheless; what is in it does not matter. A
-    weight that is the embedding too (`zero_out_wgrad`) gets the embedding's gradient and needs no sign.
-    """
+    """A weight whose gradient comes to main_grad without autograd."""
 
     @staticmethod
     def forward(ctx: Any, weight: Any) -> Tensor:
@@ -101,5 +104,4 @@ class _InMainGrad(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: None) -> Tensor:
-        ctx.parameter.grad_added_to_main_grad = True
-        return torch.empty_like(ctx.parameter)
+        return mark_as_added(ctx.parameter)

@@ -50,6 +50,7 @@ def block_spec(config: Any, *, transformer_engine: bool, post_layernorm: bool = 
 
         layer, norm = gpt_layer_specs.get_gpt_layer_with_transformer_engine_spec(), TENorm
         _add_biases_in_products(layer.submodules)
+        _split_without_copies()
     else:
         layer, norm = gpt_layer_specs.get_gpt_layer_local_spec(), LayerNorm
         layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = norm
@@ -87,8 +88,21 @@ def _add_biases_in_products(parts: Any) -> None:
 def _with_bias(linear: type) -> type:
     def init(self: Any, *args: Any, **options: Any) -> None:
         linear.__init__(self, *args, **options | {"skip_bias_add": False})  # type: ignore[misc]
+        if self.tp_size == 1:  # else the bias is added once ranks have summed their parts
+            self.gemm_bias_unfused_add = False
 
     return type(linear.__name__, (linear,), {"__init__": init})
+
+
+def _split_without_copies() -> None:
+    """Give Megatron the split that joins the gradients of queries, keys and values where they lie.
+
+    It looks for it under a name that Transformer Engine no longer has, and copies them instead.
+    """
+    from megatron.core.transformer import attention
+    from transformer_engine.pytorch.utils import SplitAlongDim
+
+    attention.SplitAlongDim = SplitAlongDim.apply
 
 
 def has_transformer_engine() -> bool:

@@ -21,6 +21,7 @@ import torch.distributed as dist
 
 from xelm_kernels import cross_entropy_passes as passes
 from xelm_kernels.cross_entropy_passes import sum_dtype
+from xelm_kernels.fp8_products import ALIGNMENT, FP8Products
 
 CHUNK_BYTES = 3 * 2**28  # smaller: the float32 gradient of the weight is read and written more often
 
@@ -31,6 +32,40 @@ def linear_cross_entropy_ref(hidden_TH, weight_VH, target_T, vocab_size=None):
     """The definition, in float64. Tests use it, gradients included; keep it obvious."""
     logits_TV = hidden_TH.double() @ weight_VH[:vocab_size].double().t()
     return torch.nn.functional.cross_entropy(logits_TV, target_T, reduction="none")
+
+
+# --- Products ------------------------------------------------------------------
+
+
+class _Products:
+    """The products of one head with its hidden states, chunk by chunk, in the dtype of both."""
+
+    def __init__(self, hidden_TH, weight_VH):
+        self._hidden_TH, self._weight_VH = hidden_TH, weight_VH
+
+    def logits(self, chunk, out_CV):
+        return torch.mm(self._hidden_TH[chunk], self._weight_VH.t(), out=out_CV)
+
+    def gradient(self, logits_CV, column_C, moments_3C, grad_C, num_words):
+        """Turn logits into their gradient, in place."""
+        passes.logits_to_gradient(logits_CV, column_C, moments_3C, grad_C, num_words)
+        return logits_CV
+
+    def hidden_gradient(self, gradient_CV, out_CH):
+        torch.mm(gradient_CV, self._weight_VH, out=out_CH)
+
+    def add_weight_gradient(self, sum_VH, gradient_CV, chunk):
+        add_product(sum_VH, gradient_CV.t(), self._hidden_TH[chunk])
+
+
+def add_product(sum_VH, left_VC, right_CH):
+    """sum += left @ right, in the sum's dtype."""
+    if sum_VH.dtype == left_VC.dtype:
+        sum_VH.addmm_(left_VC, right_CH)
+    elif sum_VH.is_cuda and torch.__version__ >= (2, 8):
+        torch.addmm(sum_VH, left_VC, right_CH, out_dtype=sum_VH.dtype, out=sum_VH)
+    else:
+        sum_VH.addmm_(left_VC.to(sum_VH.dtype), right_CH.to(sum_VH.dtype))
 
 
 # --- Chunks --------------------------------------------------------------------
@@ -44,6 +79,7 @@ class _Head:
     vocab_size: int
     tp_group: Any
     chunk_tokens: int
+    fp8: bool
 
     @property
     def first_word(self):
@@ -53,14 +89,16 @@ class _Head:
     def num_words(self):
         return min(max(self.vocab_size - self.first_word, 0), self.weight_VH.shape[0])
 
-    def chunks(self, hidden_TH):
+    def products(self, hidden_TH):
+        return (FP8Products if self.fp8 else _Products)(hidden_TH, self.weight_VH)
+
+    def chunks(self, hidden_TH, products):
         """Yield the slice of each chunk and its logits, all in the same memory."""
         T, V = hidden_TH.shape[0], self.weight_VH.shape[0]
         memory_CV = hidden_TH.new_empty(min(self.chunk_tokens, T), V)
         for start in range(0, T, self.chunk_tokens):
             chunk = slice(start, min(start + self.chunk_tokens, T))
-            logits_CV = memory_CV[: chunk.stop - start]
-            yield chunk, torch.mm(hidden_TH[chunk], self.weight_VH.t(), out=logits_CV)
+            yield chunk, products.logits(chunk, memory_CV[: chunk.stop - start])
 
     def moments(self, logits_CV, target_C):
         """Max, sum of exponentials and target's logit over the whole vocabulary, [3, C]."""
@@ -70,11 +108,6 @@ class _Head:
         # A GPU cannot raise: a target outside the vocabulary makes loss and gradient NaN.
         moments_3C[1].masked_fill_((target_C < 0) | (target_C >= self.vocab_size), torch.nan)
         return moments_3C
-
-    def gradient(self, logits_CV, target_C, moments_3C, grad_C):
-        """Turn logits into their gradient, in place."""
-        column_C = target_C - self.first_word
-        passes.logits_to_gradient(logits_CV, column_C, moments_3C, grad_C, self.num_words)
 
 
 def _over_ranks(moments_3C, tp_group):
@@ -95,34 +128,26 @@ class _Gradients:
     """The gradients of hidden and weight, each where it is wanted, made chunk by chunk."""
 
     def __init__(self, head, hidden_TH, wanted, main_grad_VH):
-        self.head, self.inputs_TH = head, hidden_TH
+        self.head = head
         self.hidden_TH = torch.empty_like(hidden_TH) if wanted[0] else None
         self.returned_VH = None
         if wanted[1] and main_grad_VH is None:
             self.returned_VH = torch.zeros_like(head.weight_VH, dtype=sum_dtype(head.weight_VH))
         self.weight_VH = self.returned_VH if main_grad_VH is None or not wanted[1] else main_grad_VH
 
-    def add(self, chunk, logits_grad_CV):
-        """Take in one chunk's gradient of the logits."""
+    def add(self, products, chunk, logits_CV, target_C, moments_3C, grad_C):
+        """Take in one chunk, whose logits are then no longer needed."""
+        column_C, num_words = target_C - self.head.first_word, self.head.num_words
+        gradient = products.gradient(logits_CV, column_C, moments_3C, grad_C, num_words)
         if self.hidden_TH is not None:
-            torch.mm(logits_grad_CV, self.head.weight_VH, out=self.hidden_TH[chunk])
+            products.hidden_gradient(gradient, self.hidden_TH[chunk])
         if self.weight_VH is not None:
-            add_product(self.weight_VH, logits_grad_CV.t(), self.inputs_TH[chunk])
+            products.add_weight_gradient(self.weight_VH, gradient, chunk)
 
     def results(self):
         """Gradients of hidden and weight for autograd; None for what is not wanted or in main_grad."""
         returned = None if self.returned_VH is None else self.returned_VH.to(self.head.weight_VH.dtype)
         return self.hidden_TH, returned
-
-
-def add_product(sum_VH, left_VC, right_CH):
-    """sum += left @ right, in the sum's dtype."""
-    if sum_VH.dtype == left_VC.dtype:
-        sum_VH.addmm_(left_VC, right_CH)
-    elif sum_VH.is_cuda and torch.__version__ >= (2, 8):
-        torch.addmm(sum_VH, left_VC, right_CH, out_dtype=sum_VH.dtype, out=sum_VH)
-    else:
-        sum_VH.addmm_(left_VC.to(sum_VH.dtype), right_CH.to(sum_VH.dtype))
 
 
 # --- Autograd ------------------------------------------------------------------
@@ -136,11 +161,11 @@ def _loss(moments_3T):
 def _walk(head, hidden_TH, target_T, gradients=None, grad_T=None):
     """The moments of all tokens, [3, T]; and the gradients, if asked for."""
     moments_3T = torch.empty(3, len(target_T), dtype=sum_dtype(hidden_TH), device=hidden_TH.device)
-    for chunk, logits_CV in head.chunks(hidden_TH):
+    products = head.products(hidden_TH)
+    for chunk, logits_CV in head.chunks(hidden_TH, products):
         moments_3T[:, chunk] = head.moments(logits_CV, target_T[chunk])
         if gradients is not None:
-            head.gradient(logits_CV, target_T[chunk], moments_3T[:, chunk], grad_T[chunk])
-            gradients.add(chunk, logits_CV)
+            gradients.add(products, chunk, logits_CV, target_T[chunk], moments_3T[:, chunk], grad_T[chunk])
     return moments_3T
 
 
@@ -159,9 +184,9 @@ class _LossThenGradient(torch.autograd.Function):
         hidden_TH, _, target_T, moments_3T = ctx.saved_tensors
         head = ctx.head
         gradients = _Gradients(head, hidden_TH, ctx.needs_input_grad, ctx.main_grad_VH)
-        for chunk, logits_CV in head.chunks(hidden_TH):
-            head.gradient(logits_CV, target_T[chunk], moments_3T[:, chunk], grad_T[chunk])
-            gradients.add(chunk, logits_CV)
+        products = head.products(hidden_TH)
+        for chunk, logits_CV in head.chunks(hidden_TH, products):
+            gradients.add(products, chunk, logits_CV, target_T[chunk], moments_3T[:, chunk], grad_T[chunk])
         return *gradients.results(), None, None, None
 
 
@@ -203,6 +228,7 @@ def linear_cross_entropy(
     main_grad_VH=None,
     tp_group=None,
     chunk_tokens=None,
+    fp8=False,
 ):
     """Cross-entropy of each token under softmax(hidden @ weight^T). The module docstring has the formula.
 
@@ -218,6 +244,8 @@ def linear_cross_entropy(
         main_grad_VH: float32; the weight's gradient is added to it and not returned to autograd.
         tp_group: the ranks that hold the other rows, in order.
         chunk_tokens: tokens whose logits are in memory at once; None: as many as CHUNK_BYTES hold.
+        fp8: whether the products are in FP8, with gradients as accurate as that; every size, of the last
+            chunk too, is then a multiple of 16.
 
     Returns:
         nats, float32 [T] (float64 of float64).
@@ -229,10 +257,12 @@ def linear_cross_entropy(
     if vocab_size is None:
         vocab_size = weight_VH.shape[0] * (1 if tp_group is None else tp_group.size())
     _check(hidden_TH, weight_VH, target_T, grad_T, main_grad_VH)
+    if fp8:
+        _check_fp8(hidden_TH, weight_VH)
     if not target_T.is_cuda:
         _check_target(target_T, vocab_size)
     chunk_tokens = chunk_tokens or _chunk_tokens(hidden_TH, weight_VH)
-    head = _Head(weight_VH.detach(), vocab_size, tp_group, chunk_tokens)
+    head = _Head(weight_VH.detach(), vocab_size, tp_group, chunk_tokens, fp8)
     hidden_TH, target_T = hidden_TH.contiguous(), target_T.contiguous()
     if not (torch.is_grad_enabled() and (hidden_TH.requires_grad or weight_VH.requires_grad)):
         return _loss(_walk(head, hidden_TH.detach(), target_T))
@@ -265,6 +295,14 @@ def _check(hidden_TH, weight_VH, target_T, grad_T, main_grad_VH):
         )
     if main_grad_VH is not None and main_grad_VH.dtype != torch.float32:
         raise ValueError(f"linear_cross_entropy: main_grad is {main_grad_VH.dtype}; give one in float32.")
+
+
+def _check_fp8(hidden_TH, weight_VH):
+    sizes = {"T": hidden_TH.shape[0], "H": hidden_TH.shape[1], "V": weight_VH.shape[0]}
+    if odd := {name: size for name, size in sizes.items() if size % ALIGNMENT}:
+        raise ValueError(
+            f"linear_cross_entropy: FP8 wants multiples of {ALIGNMENT}, not {odd}; use fp8=False."
+        )
 
 
 def _check_target(target_T, vocab_size):

@@ -41,6 +41,11 @@ def names() -> list[str]:
     return [torch.cuda.get_device_name(index) for index in range(count())]
 
 
+def capability() -> tuple[int, int]:
+    """The compute capability of this process's CUDA device."""
+    return torch.cuda.get_device_capability()
+
+
 def cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -181,6 +181,42 @@ def test_value_that_cannot_work_is_refused(setting, said):
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "settings, said",
+    [
+        (["precision=fp8_delayed", "precision.params_dtype=fp32"], "params_dtype=fp32 does not go with"),
+        (
+            ["precision=fp8_delayed", "precision.fp8.first_last_layers_bf16=true"],
+            "use tensorwise or blockwise",
+        ),
+        (["precision.fp8.first_last_layers_bf16=true"], "precision.fp8.recipe=None"),
+        (["precision=fp8_delayed", "model.ffn_hidden_size=72"], "ffn_hidden_size=72 is no multiple of 16"),
+        (["precision=fp8_delayed", "precision.fp8.recipe=mxfp8"], "'blockwise']"),
+        (
+            ["precision.fp8.head=true", "training.seq_length=30", "training.micro_batch_size=1"],
+            "=30 is no multiple",
+        ),
+    ],
+)
+def test_fp8_that_cannot_be_is_refused(settings, said):
+    with pytest.raises(ConfigError) as caught:
+        compose(settings)
+    assert said in str(caught.value)
+
+
+def test_fp8_is_told_where_it_is_not_before_anything_is_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments = [
+        "+experiment=udhr",
+        "precision=fp8_delayed",
+        "model.hidden_size=64",
+        "model.ffn_hidden_size=256",
+    ]
+    assert command.run(lambda: pipeline.main("train", [*arguments, "output=run"])) == 2
+    assert "precision.fp8 needs a GPU of compute capability 8.9" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_shards_to_fit_on_are_one_or_a_list():
     assert compose([]).clustering.fit_shards is None
     assert compose(["clustering.fit_on=train/00000"]).clustering.fit_shards == ["train/00000"]

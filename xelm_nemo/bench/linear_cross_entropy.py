@@ -110,7 +110,9 @@ def _by_autograd(loss_of: Callable[[Inputs], Tensor]) -> Callable[[Inputs], Call
     return lambda inputs: partial(_step, inputs, partial(loss_of, inputs))
 
 
-def _ours(inputs: Inputs, *, is_grad_known: bool = True, chunk_tokens: int | None = None) -> Tensor:
+def _ours(
+    inputs: Inputs, *, is_grad_known: bool = True, chunk_tokens: int | None = None, fp8: bool = False
+) -> Tensor:
     T = len(inputs.target_T)
     loss_T: Tensor = linear_cross_entropy(
         inputs.hidden_TH,
@@ -119,6 +121,7 @@ def _ours(inputs: Inputs, *, is_grad_known: bool = True, chunk_tokens: int | Non
         grad_T=(torch.ones((), device=inputs.loss.device) / T).expand(T) if is_grad_known else None,
         main_grad_VH=inputs.main_grad_VH,
         chunk_tokens=chunk_tokens,
+        fp8=fp8,
     )
     return loss_T.mean()
 
@@ -203,6 +206,7 @@ def providers(sizes: Sizes) -> list[Provider]:
         "cut_cross_entropy": _cut_cross_entropy,
         "ours": _by_autograd(_ours),
         "ours_any_grad": _by_autograd(partial(_ours, is_grad_known=False)),
+        "ours_fp8": _by_autograd(partial(_ours, chunk_tokens=4096, fp8=True)),
         **{name: _by_autograd(partial(_ours, chunk_tokens=chunk)) for name, chunk in chunks.items()},
     }
     return [Provider(name, made, flops=6.0 * T * H * V) for name, made in prepare.items()]

@@ -4,7 +4,7 @@ from xelm_nemo.config.schema import RunConfig
 from xelm_nemo.config.values import choice_problems, number_problems
 from xelm_nemo.errors import ConfigError
 from xelm_nemo.evaluation.config import rule_problems
-from xelm_nemo.model.config import layout_problems
+from xelm_nemo.model.config import fp8_problems, layout_problems
 
 SHIPPED_SPLITS = ("train", "valid", "test")
 # seed_model.source -> what its path is.
@@ -141,6 +141,8 @@ def _nodes(config: RunConfig) -> list[str]:
 
 def _sizes(config: RunConfig) -> list[str]:
     problems, tp = layout_problems(config.model, config.parallel), config.parallel.tensor_model_parallel_size
+    tokens = config.training.micro_batch_size * config.seq_length
+    problems += fp8_problems(config.model, config.parallel, config.precision, tokens)
     if config.seq_length > config.model.max_position_embeddings:
         problems.append(
             f"training.seq_length={config.seq_length} is longer than "

@@ -6,6 +6,7 @@ from typing import Any
 
 ARCHITECTURES = ("xglm", "opt")
 ACTIVATIONS = ("gelu", "relu")
+FP8_MULTIPLE = 16  # what FP8 products want of every size
 VOCAB_MULTIPLE = 128  # what tensor cores and FP8 want of each tensor-parallel rank's share
 
 
@@ -42,10 +43,16 @@ def recorded_settings(shape: ModelConfig) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class FP8Config:
-    """Which matrix products of training are in FP8: those of the layers, with scales by this recipe."""
+    """Which matrix products of training are in FP8."""
 
-    recipe: str | None = None  # "delayed", "tensorwise" (each tensor's own, now), "blockwise"; None: no FP8
+    recipe: str | None = None  # scales in layers: "delayed", "tensorwise", "blockwise"; None: layers in BF16
     first_last_layers_bf16: bool = False  # the first and the last layer stay in BF16
+    head: bool = False  # the head's three products, each tensor with one scale of its own
+
+    @property
+    def is_used(self) -> bool:
+        """Whether any product is in FP8."""
+        return self.recipe is not None or self.head
 
 
 NO_FP8 = FP8Config()
@@ -68,6 +75,42 @@ class ParallelConfig:
     data_parallel_size: int = 1
     sequence_parallel: bool = False
     recompute_granularity: str | None = None  # "selective": attention again in backward; "full": layers
+
+
+def fp8_problems(
+    shape: ModelConfig, layout: ParallelConfig, precision: PrecisionConfig, tokens: int
+) -> list[str]:
+    """Why products cannot be in FP8 as asked; nothing when they can, or are not to be.
+
+    Args:
+        shape: of the model.
+        layout: of its ranks.
+        precision: what is asked for.
+        tokens: of a micro-batch.
+    """
+    fp8, tp = precision.fp8, layout.tensor_model_parallel_size
+    problems = []
+    if fp8.first_last_layers_bf16 and fp8.recipe in (None, "delayed"):
+        problems.append(
+            f"precision.fp8.first_last_layers_bf16=true does not go with precision.fp8.recipe={fp8.recipe}; "
+            "use tensorwise or blockwise"
+        )
+    if not fp8.is_used:
+        return problems
+    if precision.params_dtype == "fp32":
+        problems.append("precision.params_dtype=fp32 does not go with precision.fp8; use bf16")
+    sizes = {
+        "training.micro_batch_size x training.seq_length": tokens,
+        "model.hidden_size": shape.hidden_size,
+        "model.ffn_hidden_size": shape.ffn_hidden_size,
+    }
+    problems += [
+        f"{name}={size} is no multiple of {FP8_MULTIPLE * tp}, as precision.fp8 needs at "
+        f"parallel.tensor_model_parallel_size={tp}"
+        for name, size in sizes.items()
+        if size % (FP8_MULTIPLE * tp)
+    ]
+    return problems
 
 
 def padded_vocab_size(vocab_size: int, tensor_model_parallel_size: int = 1) -> int:

@@ -5,7 +5,6 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from megatron.core.models.common.embeddings.language_model_embedding import LanguageModelEmbedding
 from megatron.core.models.gpt.gpt_model import GPTModel
 from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
@@ -13,21 +12,12 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from xelm_nemo import device, parallel
 from xelm_nemo.errors import ConfigError
-from xelm_nemo.model.config import (
-    NO_FP8,
-    FP8Config,
-    ModelConfig,
-    ParallelConfig,
-    layout_problems,
-    padded_vocab_size,
-)
+from xelm_nemo.model.config import NO_FP8, FP8Config, ModelConfig, ParallelConfig, padded_vocab_size
 from xelm_nemo.model.embedding import WordEmbedding
 from xelm_nemo.model.head import Head
-from xelm_nemo.model.layers import block_spec, has_transformer_engine, replicated_linear
+from xelm_nemo.model.layers import NO_FP8_HERE, block_spec, has_fp8, has_transformer_engine, replicated_linear
 from xelm_nemo.model.positions import POSITION_OFFSET, learned_positions, sinusoidal_positions
-from xelm_nemo.model.stages import stage_layers
-
-ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu}  # F.gelu is the exact erf form, as in HF and fairseq
+from xelm_nemo.model.transformer import transformer_config
 
 
 class DecoderModel(GPTModel):
@@ -42,7 +32,9 @@ class DecoderModel(GPTModel):
     `loss_mask`, if given, is the gradient that backward will bring to each loss.
     """
 
-    def __init__(self, config: TransformerConfig, shape: ModelConfig, vocab_size: int) -> None:
+    def __init__(
+        self, config: TransformerConfig, shape: ModelConfig, vocab_size: int, *, fp8_head: bool = False
+    ) -> None:
         """Build this rank's part of the model; parallel state must be initialised."""
         super().__init__(
             config=config,
@@ -61,7 +53,7 @@ class DecoderModel(GPTModel):
         if self.pre_process:
             self.embedding.word_embeddings.__class__ = WordEmbedding
         self.shape = shape
-        self.real_vocab_size = vocab_size
+        self.real_vocab_size, self.fp8_head = vocab_size, fp8_head
         self.project_in: torch.nn.Linear | None = None
         self.project_out: torch.nn.Linear | None = None
         if shape.word_embed_proj_dim is not None:
@@ -130,7 +122,7 @@ class DecoderModel(GPTModel):
             hidden_states = self.project_out(hidden_states)
         if labels is not None and self.post_process:
             weight = self.shared_embedding_or_output_weight()
-            options = {"vocab_size": self.real_vocab_size, "grad_BS": loss_mask}
+            options = {"vocab_size": self.real_vocab_size, "grad_BS": loss_mask, "fp8": self.fp8_head}
             output: torch.Tensor = self.output_layer(hidden_states, weight, labels=labels, **options)
         else:
             output = super()._postprocess(hidden_states, labels=None, **kwargs)
@@ -167,81 +159,6 @@ class DecoderModel(GPTModel):
         return logits[..., : self.real_vocab_size]
 
 
-def transformer_settings(shape: ModelConfig) -> dict[str, Any]:
-    """The shape in Megatron's terms, with the numerics of HF's XGLM and OPT."""
-    return {
-        "num_layers": shape.num_layers,
-        "hidden_size": shape.hidden_size,
-        "ffn_hidden_size": shape.ffn_hidden_size,
-        "num_attention_heads": shape.num_attention_heads,
-        "layernorm_epsilon": shape.layernorm_epsilon,
-        "init_method_std": shape.init_method_std,
-        "hidden_dropout": shape.hidden_dropout,
-        "attention_dropout": shape.attention_dropout,
-        "activation_func": ACTIVATIONS[shape.activation],
-        "bias_activation_fusion": False,  # Megatron's fused GELU is the tanh form
-        "bias_dropout_fusion": device.has_cuda() and shape.hidden_dropout > 0,
-        "attention_softmax_in_fp32": True,
-        "gradient_accumulation_fusion": False,
-    }
-
-
-def transformer_config(
-    shape: ModelConfig,
-    layout: ParallelConfig,
-    *,
-    vocab_size: int,
-    dtype: torch.dtype,
-    fp8: FP8Config = NO_FP8,
-) -> TransformerConfig:
-    """Megatron's configuration of a model of this shape, divided so.
-
-    Raises:
-        ConfigError: names every setting that does not fit the others or the layout.
-    """
-    problems = layout_problems(shape, layout)
-    if problems:
-        raise ConfigError("; ".join(problems) + ".")
-    return TransformerConfig(
-        **transformer_settings(shape),
-        tensor_model_parallel_size=layout.tensor_model_parallel_size,
-        pipeline_model_parallel_size=layout.pipeline_model_parallel_size,
-        sequence_parallel=layout.sequence_parallel,
-        use_cpu_initialization=not device.has_cuda(),
-        params_dtype=dtype,
-        pipeline_dtype=dtype,
-        bf16=dtype == torch.bfloat16,
-        **_stages(shape, vocab_size, layout.pipeline_model_parallel_size),
-        **_recompute(layout.recompute_granularity),
-        **_fp8(fp8),
-    )
-
-
-def _stages(shape: ModelConfig, vocab_size: int, num_stages: int) -> dict[str, Any]:
-    if num_stages == 1:
-        return {}
-    first, *_, last = stage_layers(shape, vocab_size, num_stages)
-    return {"num_layers_in_first_pipeline_stage": first, "num_layers_in_last_pipeline_stage": last}
-
-
-def _recompute(granularity: str | None) -> dict[str, Any]:
-    each_layer = {"recompute_method": "uniform", "recompute_num_layers": 1} if granularity == "full" else {}
-    return {"recompute_granularity": granularity, **each_layer}
-
-
-def _fp8(fp8: FP8Config) -> dict[str, Any]:
-    if fp8.recipe is None:
-        return {}
-    # Delayed scaling as Transformer Engine has it by default; Megatron's one step of history is not it.
-    history = {"fp8_amax_history_len": 1024, "fp8_amax_compute_algo": "max"}
-    return {
-        "fp8": "hybrid",
-        "fp8_recipe": fp8.recipe,
-        "first_last_layers_bf16": fp8.first_last_layers_bf16,
-        **(history if fp8.recipe == "delayed" else {}),
-    }
-
-
 def build_model(
     shape: ModelConfig,
     layout: ParallelConfig,
@@ -250,8 +167,14 @@ def build_model(
     dtype: torch.dtype,
     fp8: FP8Config = NO_FP8,
 ) -> DecoderModel:
-    """This rank's part of a freshly initialised model, on the device and in `dtype`."""
+    """This rank's part of a freshly initialised model, on the device and in `dtype`.
+
+    Raises:
+        ConfigError: as `transformer_config`, or FP8 is asked for where there is none.
+    """
     config = transformer_config(shape, layout, vocab_size=vocab_size, dtype=dtype, fp8=fp8)
-    model = DecoderModel(config, shape, vocab_size)
+    if fp8.is_used and not has_fp8():
+        raise ConfigError(f"{NO_FP8_HERE}.")
+    model = DecoderModel(config, shape, vocab_size, fp8_head=fp8.head)
     model.to(device.device(), dtype)
     return model

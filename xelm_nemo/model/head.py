@@ -46,6 +46,7 @@ def head_loss(
     tp_group: Any,
     sequence_parallel: bool,
     is_tied: bool,
+    fp8: bool = False,
     grad_BS: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy of each label, float32 [B, S].
@@ -59,6 +60,7 @@ def head_loss(
         tp_group: the tensor-parallel ranks.
         sequence_parallel: whether S is divided over them.
         is_tied: whether the weight is this rank's embedding too.
+        fp8: whether the products are in FP8.
         grad_BS: the gradient that backward will bring to each token's loss, if known: a quarter less work.
     """
     if sequence_parallel:
@@ -78,6 +80,7 @@ def head_loss(
         main_grad_VH=main_grad_VH,
         tp_group=tp_group,
         chunk_tokens=_chunk_tokens(S * B, weight_VH),
+        fp8=fp8,
     )
     return loss_T.view(S, B).t().contiguous()
 

@@ -7,6 +7,10 @@ import torch
 
 from xelm_nemo import device
 
+NO_FP8_HERE = (
+    "precision.fp8 needs a GPU of compute capability 8.9 or more and Transformer Engine; set precision=bf16"
+)
+
 
 class LayerNorm(torch.nn.LayerNorm):
     """torch's LayerNorm, marked so that Megatron sums its gradient over sequence-parallel ranks.
@@ -110,3 +114,8 @@ def has_transformer_engine() -> bool:
     import importlib.util
 
     return device.has_cuda() and importlib.util.find_spec("transformer_engine") is not None
+
+
+def has_fp8() -> bool:
+    """Whether products can be in FP8 here."""
+    return has_transformer_engine() and device.capability() >= (8, 9)

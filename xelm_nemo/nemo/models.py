@@ -12,7 +12,8 @@ from nemo.collections import llm
 from xelm_nemo.errors import CheckpointError, ConfigError
 from xelm_nemo.files import config_folder
 from xelm_nemo.model.config import ModelConfig, ParallelConfig, layout_problems
-from xelm_nemo.model.gpt import ACTIVATIONS, DecoderModel, transformer_settings
+from xelm_nemo.model.gpt import DecoderModel
+from xelm_nemo.model.transformer import ACTIVATIONS, transformer_settings
 
 _FREE = ("hidden_dropout", "attention_dropout", "init_method_std")  # what weights do not depend on
 _BEYOND_MEGATRON = ("max_position_embeddings", "post_layernorm", "word_embed_proj_dim")

@@ -15,6 +15,7 @@ from xelm_nemo.config.values import FINISHING_STAGES
 from xelm_nemo.corpus.raw import list_raw
 from xelm_nemo.corpus.tokenizer import has_tokenizer
 from xelm_nemo.errors import ArtifactError, CheckpointError, ConfigError, CorpusError
+from xelm_nemo.model.layers import NO_FP8_HERE, has_fp8
 from xelm_nemo.stages.jobs import expert_job, round_jobs, seed_job
 from xelm_nemo.stages.run import Run
 from xelm_nemo.stages.shard import tokenizer_source
@@ -41,7 +42,7 @@ def check_places(run: Run, stages: Sequence[Stage]) -> None:
         ConfigError: one line with every place that cannot be read and how to set it.
     """
     names = {stage.name for stage in stages}
-    problems = [*_corpus(run, names), *_assignment(run), *_experts(run, names)]
+    problems = [*_corpus(run, names), *_assignment(run), *_experts(run, names), *_fp8(run, names)]
     problems += _sources(run, names, doubt=bool(problems))
     if problems:
         raise ConfigError("; ".join(problems) + ".")
@@ -90,6 +91,12 @@ def _corpus(run: Run, stages: Collection[str]) -> list[str]:
     if lost:
         problems.append(f"clustering.fit_on names {lost}, and {path} has no such folders; name shards of it")
     return problems
+
+
+def _fp8(run: Run, stages: Collection[str]) -> list[str]:
+    if run.config.launch.name != "local" or "train" not in stages or not run.config.precision.fp8.is_used:
+        return []
+    return [] if has_fp8() else [NO_FP8_HERE]
 
 
 def _raw(folder: Path, languages: list[str] | None) -> list[str]:

@@ -1,0 +1,89 @@
+"""Our settings in Megatron's terms."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from xelm_nemo import device
+from xelm_nemo.errors import ConfigError
+from xelm_nemo.model.config import NO_FP8, FP8Config, ModelConfig, ParallelConfig, layout_problems
+from xelm_nemo.model.stages import stage_layers
+
+ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu}  # F.gelu is the exact erf form, as in HF and fairseq
+
+
+def transformer_settings(shape: ModelConfig) -> dict[str, Any]:
+    """The shape in Megatron's terms, with the numerics of HF's XGLM and OPT."""
+    return {
+        "num_layers": shape.num_layers,
+        "hidden_size": shape.hidden_size,
+        "ffn_hidden_size": shape.ffn_hidden_size,
+        "num_attention_heads": shape.num_attention_heads,
+        "layernorm_epsilon": shape.layernorm_epsilon,
+        "init_method_std": shape.init_method_std,
+        "hidden_dropout": shape.hidden_dropout,
+        "attention_dropout": shape.attention_dropout,
+        "activation_func": ACTIVATIONS[shape.activation],
+        "bias_activation_fusion": False,  # Megatron's fused GELU is the tanh form
+        "bias_dropout_fusion": device.has_cuda() and shape.hidden_dropout > 0,
+        "attention_softmax_in_fp32": True,
+        "gradient_accumulation_fusion": False,
+    }
+
+
+def transformer_config(
+    shape: ModelConfig,
+    layout: ParallelConfig,
+    *,
+    vocab_size: int,
+    dtype: torch.dtype,
+    fp8: FP8Config = NO_FP8,
+) -> TransformerConfig:
+    """Megatron's configuration of a model of this shape, divided so.
+
+    Raises:
+        ConfigError: names every setting that does not fit the others or the layout.
+    """
+    problems = layout_problems(shape, layout)
+    if problems:
+        raise ConfigError("; ".join(problems) + ".")
+    return TransformerConfig(
+        **transformer_settings(shape),
+        tensor_model_parallel_size=layout.tensor_model_parallel_size,
+        pipeline_model_parallel_size=layout.pipeline_model_parallel_size,
+        sequence_parallel=layout.sequence_parallel,
+        use_cpu_initialization=not device.has_cuda(),
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        bf16=dtype == torch.bfloat16,
+        **_stages(shape, vocab_size, layout.pipeline_model_parallel_size),
+        **_recompute(layout.recompute_granularity),
+        **_fp8(fp8),
+    )
+
+
+def _stages(shape: ModelConfig, vocab_size: int, num_stages: int) -> dict[str, Any]:
+    if num_stages == 1:
+        return {}
+    first, *_, last = stage_layers(shape, vocab_size, num_stages)
+    return {"num_layers_in_first_pipeline_stage": first, "num_layers_in_last_pipeline_stage": last}
+
+
+def _recompute(granularity: str | None) -> dict[str, Any]:
+    each_layer = {"recompute_method": "uniform", "recompute_num_layers": 1} if granularity == "full" else {}
+    return {"recompute_granularity": granularity, **each_layer}
+
+
+def _fp8(fp8: FP8Config) -> dict[str, Any]:
+    if fp8.recipe is None:
+        return {}
+    # Delayed scaling as Transformer Engine has it by default; Megatron's one step of history is not it.
+    history = {"fp8_amax_history_len": 1024, "fp8_amax_compute_algo": "max"}
+    return {
+        "fp8": "hybrid",
+        "fp8_recipe": fp8.recipe,
+        "first_last_layers_bf16": fp8.first_last_layers_bf16,
+        **(history if fp8.recipe == "delayed" else {}),
+    }

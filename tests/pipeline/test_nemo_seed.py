@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from tests.helpers.commands import SMALL
+from tests.helpers.commands import SMALL, refuse
 from tests.helpers.nemo_files import change_context, write_nemo_checkpoint
 from tests.helpers.random_opt import LIKE_350M, random_opt, write_opt_tokenizer
 from tests.helpers.weights import read_weights
@@ -45,10 +45,9 @@ def arguments(checkpoint, folder, *more):
 
 def refused(capsys, checkpoint, folder, *more):
     """What `branch` says of a checkpoint that it leaves alone."""
-    assert here("branch", *arguments(checkpoint, folder, *more)) == 2
-    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1 and not (folder / "seed_model/model").exists()
-    return errors[0]
+    line = refuse(capsys, *arguments(checkpoint, folder, *more), verb="branch")
+    assert not (folder / "seed_model/model").exists()
+    return line
 
 
 def here(verb, *words):

@@ -12,6 +12,7 @@ from xelm_nemo.checkpoint.facts import WEIGHTS, load_facts
 from xelm_nemo.checkpoint.hf import export_hf, import_hf, resolve_source
 from xelm_nemo.checkpoint.nemo import read_nemo_facts
 from xelm_nemo.checkpoint.nemo_context import tokenizer_place
+from xelm_nemo.checkpoint.pickles import check_pickles
 from xelm_nemo.corpus.tokenizer import has_tokenizer
 from xelm_nemo.files import atomic_folder, remove
 from xelm_nemo.model.config import ModelConfig
@@ -51,10 +52,11 @@ class HFImporter(io.ModelConnector):
 class HFExporter(io.ModelConnector):
     """A NeMo checkpoint of an XGLM or OPT, to become a Hugging Face folder."""
 
-    def nemo_load(self, *args: Any, **kwargs: Any) -> Any:
+    def nemo_load(self, path: Path, *args: Any, **kwargs: Any) -> Any:
         """NeMo's own; `export_ckpt` calls it first, in order to look for a state of ModelOpt."""
+        check_pickles(Path(path) / WEIGHTS)
         enter()
-        return super().nemo_load(*args, **kwargs)
+        return super().nemo_load(path, *args, **kwargs)
 
     def apply(self, output_path: Path, **_: Any) -> Path:
         """Write the folder; on an error none is left behind."""

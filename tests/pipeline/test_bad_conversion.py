@@ -83,6 +83,15 @@ def of_another_kind(root):
     change_config(root / "hf", model_type="gpt2")
 
 
+def with_an_odd_config(root):
+    (root / "hf/config.json").write_text("[]")
+
+
+def with_an_odd_context(root):
+    path = root / "nemo/context/model.yaml"
+    path.write_text(path.read_text().replace("num_attention_heads: 2", "num_attention_heads: 0"))
+
+
 def with_nan(root):
     change_weights(root / "hf", lambda tensors: tensors | {FC1: torch.full((256, 32), torch.nan)})
 
@@ -127,6 +136,8 @@ def hostile_index(root):
         (of_another_shape, "hf", [f"{FC1} has shape [256, 40], expected [256, 32] (in {SAFETENSORS})"]),
         (of_another_depth, "hf", ["missing: model.layers.2.fc1.bias"]),
         (of_another_kind, "hf", ["config.json: model_type='gpt2'"]),
+        (with_an_odd_config, "hf", ["bad/hf' has no config.json that can be read"]),
+        (with_an_odd_context, "nemo", ["model.yaml: num_attention_heads=0"]),
         (with_nan, "hf", [SAFETENSORS, FC1, "not finite"]),
         (metaseq_with_nan, "metaseq", ["metaseq.pt", FC1, "not finite"]),
         (nemo_with_nan, "nemo", ["bad/nemo: model.layer_norm.bias", "not finite"]),

@@ -105,7 +105,7 @@ def test_settings_that_are_missing_or_unknown_are_named(checkpoint, tmp_path, ca
     assert "model.yaml has no num_layers" in refused(capsys, checkpoint, tmp_path / "run")
     silu = {"_target_": "torch.nn.functional.silu", "_call_": False}
     change_context(checkpoint, config=config | {"activation_func": silu})
-    assert "model.yaml has activation_func='silu'" in refused(capsys, checkpoint, tmp_path / "run")
+    assert "model.yaml: activation_func='silu' is not one of" in refused(capsys, checkpoint, tmp_path / "run")
 
 
 def test_weights_that_the_context_does_not_describe_are_listed(checkpoint, tmp_path, capsys):

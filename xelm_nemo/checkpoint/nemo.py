@@ -11,7 +11,7 @@ from xelm_nemo.checkpoint.facts import WEIGHTS, ModelFacts
 from xelm_nemo.checkpoint.imports import import_weights
 from xelm_nemo.checkpoint.lazy import tensors_of
 from xelm_nemo.checkpoint.model_folder import hf_batches
-from xelm_nemo.checkpoint.nemo_context import read_nemo_shape, read_vocab_size, tokenizer_place
+from xelm_nemo.checkpoint.nemo_context import read_context
 from xelm_nemo.corpus.tokenizer import load_tokenizer
 
 
@@ -46,9 +46,9 @@ def read_nemo_facts(folder: Path, *, tokenizer: str | None = None) -> ModelFacts
         CheckpointError: it is no NeMo checkpoint, one of another architecture, or damaged.
         ArtifactError: the vocabulary is the tokenizer's, and there is none.
     """
-    shape = read_nemo_shape(folder)
-    words = tokenizer or tokenizer_place(folder) or str(folder)
-    vocab_size = read_vocab_size(folder) or len(load_tokenizer(words))
+    context = read_context(folder)
+    words = tokenizer or context.tokenizer or str(folder)
+    vocab_size = context.vocab_size or len(load_tokenizer(words))
     dtypes = {weight.dtype for weight in open_weights(folder / WEIGHTS).values()}
     dtype = "bf16" if dtypes == {torch.bfloat16} else "fp32"
-    return ModelFacts(shape, vocab_size, dtype, words, parent=str(folder), name=folder.name)
+    return ModelFacts(context.shape, vocab_size, dtype, words, parent=str(folder), name=folder.name)

@@ -11,7 +11,7 @@ from xelm_nemo.checkpoint.architectures import read_shape
 from xelm_nemo.checkpoint.facts import WEIGHTS, load_facts
 from xelm_nemo.checkpoint.hf import export_hf, import_hf, resolve_source
 from xelm_nemo.checkpoint.nemo import read_nemo_facts
-from xelm_nemo.checkpoint.nemo_context import tokenizer_place
+from xelm_nemo.checkpoint.nemo_context import read_context
 from xelm_nemo.checkpoint.pickles import check_pickles
 from xelm_nemo.corpus.tokenizer import has_tokenizer
 from xelm_nemo.files import atomic_folder, remove
@@ -61,7 +61,7 @@ class HFExporter(io.ModelConnector):
     def apply(self, output_path: Path, **_: Any) -> Path:
         """Write the folder; on an error none is left behind."""
         facts = read_nemo_facts(Path(self))
-        tokenizer = tokenizer_place(Path(self))
+        tokenizer = read_context(Path(self)).tokenizer
         if tokenizer is None:
             log.warning("%s has no tokenizer, and the folder gets none.", self)
         export_hf(Path(self), Path(output_path), tokenizer=tokenizer, facts=facts)

@@ -9,7 +9,7 @@ from xelm_nemo import device
 from xelm_nemo.checkpoint.architectures import read_shape
 from xelm_nemo.checkpoint.facts import FACTS, load_facts
 from xelm_nemo.checkpoint.metaseq_settings import read_metaseq_shape
-from xelm_nemo.checkpoint.nemo_context import read_nemo_shape
+from xelm_nemo.checkpoint.nemo_context import read_context
 from xelm_nemo.config.compose import from_yaml
 from xelm_nemo.config.schema import RunConfig
 from xelm_nemo.corpus.documents import Document, read_documents, read_shard
@@ -52,7 +52,7 @@ class Run:
         elif self.config.seed_model.source == "metaseq":
             found = read_metaseq_shape(source)
         elif self.config.seed_model.source == "nemo":
-            found = read_nemo_shape(source)
+            found = read_context(source).shape
         else:
             return self.config
         dropout = {name: getattr(wanted, name) for name in ("hidden_dropout", "attention_dropout")}

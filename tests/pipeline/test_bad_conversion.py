@@ -1,6 +1,5 @@
 """Checkpoints that cannot be converted: one line names file and tensor, and no output folder is left."""
 
-import dataclasses
 import json
 import pickle
 import shutil
@@ -15,9 +14,8 @@ from tests.helpers.nemo_files import write_nemo_checkpoint
 from tests.helpers.random_opt import write_opt_tokenizer
 from tests.helpers.random_xglm import change_config, change_weights
 from tests.helpers.variants import random_variant
+from tests.helpers.weights import replace_weight
 from xelm_nemo.artifacts import Recipe
-from xelm_nemo.checkpoint.distributed import open_weights
-from xelm_nemo.checkpoint.distributed_files import write_weights
 from xelm_nemo.checkpoint.hf import import_hf
 from xelm_nemo.stages import pipeline
 
@@ -105,13 +103,11 @@ def metaseq_with_nan(root):
 
 
 def nemo_with_nan(root):
-    tensors = open_weights(root / "nemo/weights")
-    norm = tensors["decoder.final_layernorm.bias"]
-    bad = dataclasses.replace(norm, read=lambda: torch.full(norm.shape, torch.nan))
-    (root / "weights").mkdir()
-    write_weights(root / "weights", tensors | {"decoder.final_layernorm.bias": bad})
-    shutil.rmtree(root / "nemo/weights")
-    (root / "weights").rename(root / "nemo/weights")
+    replace_weight(
+        root / "nemo/weights",
+        "decoder.final_layernorm.bias",
+        lambda bias: bias.masked_fill(bias > 0, torch.nan),
+    )
 
 
 def hostile_pt(root):

@@ -164,6 +164,19 @@ def test_number_format_is_cast_when_asked(branched, words, tmp_path):
     assert all(torch.equal(halved[name], whole[name].bfloat16()) for name in whole)
 
 
+def test_half_precision_comes_in_as_float32_and_leaves_as_it_came(tmp_path):
+    model = random_variant("opt_pre_norm").half()
+    with torch.no_grad():  # the smallest numbers of all and both zeros among them
+        model.model.decoder.embed_tokens.weight[5, :3] = torch.tensor([6e-8, -0.0, -65504.0])
+    model.save_pretrained(tmp_path / "half")
+    assert branch(tmp_path / "half", tmp_path / "run") == 0
+    weights = read_weights(tmp_path / "run/seed_model/model").values()
+    assert {weight.dtype for weight in weights} == {torch.float32}
+    assert export(f"source={tmp_path / 'run/seed_model'}", f"output={tmp_path / 'hf'}", "dtype=fp16") == 0
+    found, given = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("hf", "half"))
+    assert found == given
+
+
 @pytest.mark.parametrize(
     "argument, said",
     [

@@ -17,7 +17,7 @@ class ModelFacts:
 
     shape: ModelConfig
     vocab_size: int  # of the tokenizer, without padding
-    dtype: str  # "fp32" or "bf16"
+    dtype: str  # of the weights: "fp32" or "bf16" in a model folder, "fp16" too in an export
     tokenizer: str  # folder or hub id of its tokenizer
     iteration: int = 0
     consumed_tokens: int = 0

@@ -8,7 +8,8 @@ format     hf (a Hugging Face folder), metaseq (a folder with a consolidated.pt)
            which NeMo has to be installed), or upstream (a tf-idf clusterer as the original programs' two
            pickles); hf if not given
 dtype      fp32, bf16 or fp16, if not the model's own; not for nemo
-tokenizer  the tokenizer's folder or hub id, if not the one that the model was trained with
+tokenizer  the tokenizer's folder or hub id, if not that of the model's run or, outside of runs, the one
+           that the model was trained with
 """
 
 import sys

@@ -155,7 +155,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} is missing; run the command that makes it first.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter for lists within lists without end
         raise ArtifactError(f"{path} is not JSON ({error}); delete it and run the command again.") from error
 
 

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -59,15 +59,15 @@ def hold(folder: Path, *, patience_seconds: float = 3.0) -> Iterator[Claim]:
     When another node takes the folder meanwhile, this process ends within LOOK_SECONDS.
 
     Args:
-        folder: is made when it does not exist.
+        folder: is made when it does not exist, and then goes again if nothing comes into it.
         patience_seconds: how long to wait for another holder: one that was just killed takes a moment.
 
     Raises:
         RunFolderError: another process holds the folder (names its host, process and start), or the
             folder cannot be made or written to.
     """
-    with _open(folder) as file:
-        _acquire(file.fileno(), folder, patience_seconds)
+    missing = [place for place in (folder, *folder.parents) if not os.access(place, os.F_OK)]
+    with _acquire(folder, patience_seconds) as file:
         earlier = _read(folder / LOCK)
         claim = Claim(folder, uuid.uuid4().hex)
         _write(file, _holder() | {"token": claim.token})
@@ -79,6 +79,7 @@ def hold(folder: Path, *, patience_seconds: float = 3.0) -> Iterator[Claim]:
         finally:
             if claim.is_good():
                 _write(file, {})
+                _remove_unused(missing)
 
 
 def is_held(folder: Path) -> bool:
@@ -104,15 +105,35 @@ def _open(folder: Path) -> BinaryIO:
         ) from error
 
 
-def _acquire(descriptor: int, folder: Path, patience_seconds: float) -> None:
+def _acquire(folder: Path, patience_seconds: float) -> BinaryIO:
+    """The lock file, held."""
     deadline = time.monotonic() + patience_seconds
     while True:
-        try:
-            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise RunFolderError(_held(folder)) from None
-            time.sleep(_POLL_SECONDS)
+        file = _open(folder)
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_there(file, folder / LOCK):
+                return file
+        file.close()
+        if time.monotonic() > deadline:
+            raise RunFolderError(_held(folder))
+        time.sleep(_POLL_SECONDS)
+
+
+def _is_there(file: BinaryIO, path: Path) -> bool:
+    """Whether an open file is still the one of this name: its last holder may have removed the folder."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    return False
+
+
+def _remove_unused(made: Sequence[Path]) -> None:
+    """Remove folders, the innermost first, as long as they hold nothing but the lock."""
+    with contextlib.suppress(OSError):  # something is in one, or it is gone
+        if made and [path.name for path in made[0].iterdir()] == [LOCK]:
+            (made[0] / LOCK).unlink()
+        for folder in made:
+            folder.rmdir()
 
 
 @contextlib.contextmanager

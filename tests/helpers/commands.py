@@ -4,6 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from xelm_nemo import command
+from xelm_nemo.stages import pipeline
+
 ROOT = Path(__file__).resolve().parents[2]
 
 # The whole pipeline at a size for tests: two experts and a dense baseline, four iterations each;
@@ -45,3 +48,14 @@ def run_well(verb, *arguments):
     code, output, error = run(verb, *arguments)
     assert code == 0, error
     return output
+
+
+def refuse(capsys, *arguments, verb="train"):
+    """Run a verb, which has to end with a user's error, in this process; its one line."""
+    code = command.run(lambda: pipeline.main(verb, list(map(str, arguments))))
+    error = capsys.readouterr().err.splitlines()
+    assert code == 2, error
+    lines = [line for line in error if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert error[-1] == lines[0]  # and it goes on nowhere
+    return lines[0]

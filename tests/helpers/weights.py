@@ -1,9 +1,15 @@
-"""Read the weights of a model folder without building the model."""
+"""Read the weights of a model folder, or change them, without building the model."""
+
+import dataclasses
+import shutil
 
 import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from xelm_nemo.checkpoint.distributed import open_weights
+from xelm_nemo.checkpoint.distributed_files import write_weights
 
 
 def read_weights(model_folder):
@@ -17,3 +23,15 @@ def read_weights(model_folder):
     }
     dcp.load(tensors, storage_reader=reader, no_dist=True)
     return tensors
+
+
+def replace_weight(folder, name, change):
+    """Write a distributed checkpoint again with what `change` makes of one of its tensors."""
+    tensors = open_weights(folder)
+    tensor = change(tensors[name].read())
+    changed = dataclasses.replace(tensors[name], shape=tuple(tensor.shape), read=lambda: tensor)
+    written = folder.with_name("written")
+    written.mkdir()
+    write_weights(written, tensors | {name: changed})
+    shutil.rmtree(folder)
+    written.rename(folder)

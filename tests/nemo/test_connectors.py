@@ -1,11 +1,14 @@
 """NeMo's own `import_ckpt` and `export_ckpt`: Hugging Face -> NeMo -> Hugging Face, every architecture."""
 
 import json
+import pickle
+import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.helpers.hostile import RunsCode
 from tests.helpers.nemo import leaves_nothing, needs_nemo, small_config
 from tests.helpers.random_opt import LIKE_350M, PRE_NORM, random_opt, write_opt_tokenizer
 from tests.helpers.random_xglm import GELU, RELU, change_config, logits_of, random_tokens, random_xglm
@@ -177,6 +180,16 @@ def test_weights_that_do_not_fit_leave_no_checkpoint_behind(tmp_path):
     model = small_model(tmp_path / "original", "xglm")
     with leaves_nothing(tmp_path), pytest.raises(CheckpointError, match="fc1"):
         llm.import_ckpt(model=model, source=f"hf://{tmp_path}/original", output_path=tmp_path / "imported")
+
+
+@pytest.mark.parametrize("name", [".metadata", "common.pt"])
+def test_pickle_that_would_run_code_is_refused_before_nemo_reads_it(folders, tmp_path, name):
+    from nemo.collections import llm
+
+    checkpoint = shutil.copytree(folders / "imported", tmp_path / "checkpoint")
+    (checkpoint / "weights" / name).write_bytes(pickle.dumps([RunsCode(tmp_path / "ran")]))
+    with leaves_nothing(tmp_path), pytest.raises(CheckpointError, match=f"weights/{name} "):
+        llm.export_ckpt(checkpoint, "hf", output_path=tmp_path / "exported")
 
 
 def test_folder_without_a_tokenizer_converts_with_a_warning_each_way(tmp_path, caplog):

@@ -7,6 +7,7 @@ from argparse import Namespace
 import pytest
 import torch
 
+from tests.helpers.hostile import RunsCode
 from tests.helpers.metaseq_files import metaseq_tensors, write_consolidated, write_parts
 from tests.helpers.random_opt import LIKE_350M, NARROW, PRE_NORM, random_opt
 from tests.helpers.random_xglm import GELU, RELU, random_xglm
@@ -128,16 +129,6 @@ def assert_refused(source, folder, *said):
     for part in said:
         assert part in message
     assert not (folder / "out").exists() or list((folder / "out").iterdir()) == []
-
-
-class RunsCode:
-    """What torch would call while it loads the file, were it allowed to."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (open, (str(self.path), "w"))
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])

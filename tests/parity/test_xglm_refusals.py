@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 
+from tests.helpers.hostile import RunsCode
 from tests.helpers.random_xglm import RELU, change_config, change_weights, random_xglm
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.checkpoint.facts import ModelFacts
@@ -132,21 +133,17 @@ def test_truncated_torch_file_names_the_file(folder, tmp_path):
     assert_refused(folder, tmp_path, str(path), "cannot be read")
 
 
-class RunsCode:
-    """What torch would call while it loads the file, were it allowed to."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (open, (str(self.path), "w"))
-
-
 def test_torch_file_that_would_run_code_does_not(folder, tmp_path):
     torch.save({FC1: RunsCode(tmp_path / "ran")}, folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    assert_refused(folder, tmp_path, "pytorch_model.bin", "cannot be read")
+    assert_refused(folder, tmp_path, "pytorch_model.bin names io.open")
     assert not (tmp_path / "ran").exists()
+
+
+def test_torch_file_of_another_kind_is_refused_without_advice_to_run_it(folder, tmp_path):
+    (folder / "pytorch_model.bin").write_bytes(b"nonsense")
+    (folder / "model.safetensors").unlink()
+    assert_refused(folder, tmp_path, "pytorch_model.bin cannot be read as weights (Unsupported operand 110);")
 
 
 @pytest.mark.parametrize(

@@ -6,22 +6,12 @@ import shutil
 
 import pytest
 
-from tests.helpers.commands import SMALL, run
-from xelm_nemo import command, lock
+from tests.helpers.commands import SMALL, refuse, run
+from xelm_nemo import lock
 from xelm_nemo.config.compose import compose
 from xelm_nemo.stages import pipeline
 from xelm_nemo.stages.plan import check_places
 from xelm_nemo.stages.run import Run
-
-
-def refuse(capsys, *arguments, verb="train"):
-    """Run a verb in this process and return its one line."""
-    code = command.run(lambda: pipeline.main(verb, list(map(str, arguments))))
-    error = capsys.readouterr().err.splitlines()
-    assert code == 2, error
-    lines = [line for line in error if line.startswith("error: ")]
-    assert len(lines) == 1
-    return lines[0]
 
 
 def corpus(folder, **lines):

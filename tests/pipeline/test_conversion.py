@@ -10,7 +10,8 @@ from tests.helpers.metaseq_files import write_consolidated
 from tests.helpers.random_opt import write_opt_tokenizer
 from tests.helpers.variants import random_variant
 from tests.helpers.weights import read_weights
-from xelm_nemo import command
+from xelm_nemo import artifacts, command
+from xelm_nemo.artifacts import Recipe
 from xelm_nemo.config.compose import compose
 from xelm_nemo.config.schema import ExportConfig
 from xelm_nemo.stages import pipeline
@@ -92,6 +93,36 @@ def test_model_without_a_tokenizer_converts_with_a_word_on_it(original, tmp_path
     assert not list((tmp_path / "hf").glob("tokenizer*"))
 
 
+def test_tokenizer_is_found_from_any_working_directory(original, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(words.parent)
+    assert branch(original, tmp_path / "run", f"tokenizer.path={words.name}") == 0
+    made = (tmp_path / "run/seed_model/model/manifest.json").stat().st_mtime_ns
+    assert branch(original, tmp_path / "run", f"tokenizer.path={words.name}") == 0  # and is up to date
+    assert (tmp_path / "run/seed_model/model/manifest.json").stat().st_mtime_ns == made
+    monkeypatch.chdir(tmp_path)
+    assert export(f"source={tmp_path / 'run/seed_model'}", f"output={tmp_path / 'hf'}") == 0
+    assert (tmp_path / "hf/tokenizer.json").is_file()
+
+
+def test_tokenizer_that_lies_about_is_none_of_the_models(original, words, tmp_path):
+    shutil.copytree(words, tmp_path / "tokenizer")
+    assert branch(original, tmp_path / "runs/run") == 0
+    shutil.copytree(words, tmp_path / "runs/run/tokenizer")  # none that a run made
+    assert export(f"source={tmp_path / 'runs/run/seed_model'}", f"output={tmp_path / 'hf'}") == 0
+    assert not (tmp_path / "hf/tokenizer.json").exists()
+
+
+def test_tokenizer_of_the_run_comes_first(branched, tmp_path):
+    run = shutil.copytree(branched, tmp_path / "run")
+    with artifacts.build(run / "tokenizer", Recipe("tokenizer", {})) as part:
+        write_opt_tokenizer(["Another text."], part)
+    assert export(f"source={run / 'seed_model'}", f"output={tmp_path / 'hf'}") == 0
+    found, expected = (
+        json.loads((folder / "tokenizer.json").read_text()) for folder in (tmp_path / "hf", run / "tokenizer")
+    )
+    assert found["model"]["vocab"] == expected["model"]["vocab"]
+
+
 def test_tokenizer_that_is_asked_for_has_to_be_there(branched, tmp_path, capsys):
     code = export(f"source={branched / 'seed_model'}", f"output={tmp_path / 'hf'}", f"tokenizer={tmp_path}")
     assert "holds no tokenizer" in error_of(capsys, code)
@@ -131,6 +162,19 @@ def test_number_format_is_cast_when_asked(branched, words, tmp_path):
     assert branch(tmp_path / "hf", tmp_path / "run") == 0
     halved, whole = (read_weights(folder / "seed_model/model") for folder in (tmp_path / "run", branched))
     assert all(torch.equal(halved[name], whole[name].bfloat16()) for name in whole)
+
+
+def test_half_precision_comes_in_as_float32_and_leaves_as_it_came(tmp_path):
+    model = random_variant("opt_pre_norm").half()
+    with torch.no_grad():  # the smallest numbers of all and both zeros among them
+        model.model.decoder.embed_tokens.weight[5, :3] = torch.tensor([6e-8, -0.0, -65504.0])
+    model.save_pretrained(tmp_path / "half")
+    assert branch(tmp_path / "half", tmp_path / "run") == 0
+    weights = read_weights(tmp_path / "run/seed_model/model").values()
+    assert {weight.dtype for weight in weights} == {torch.float32}
+    assert export(f"source={tmp_path / 'run/seed_model'}", f"output={tmp_path / 'hf'}", "dtype=fp16") == 0
+    found, given = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("hf", "half"))
+    assert found == given
 
 
 @pytest.mark.parametrize(

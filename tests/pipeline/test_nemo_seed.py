@@ -6,15 +6,17 @@ import shutil
 
 import pytest
 import torch
+import torch.nn.functional as F
 import yaml
 
-from tests.helpers.commands import SMALL
+from tests.helpers.commands import SMALL, refuse
 from tests.helpers.nemo_files import change_context, write_nemo_checkpoint
 from tests.helpers.random_opt import LIKE_350M, random_opt, write_opt_tokenizer
-from tests.helpers.weights import read_weights
+from tests.helpers.weights import read_weights, replace_weight
 from xelm_nemo import command, export
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.checkpoint.hf import import_hf
+from xelm_nemo.checkpoint.layers import EMBEDDING
 from xelm_nemo.config.compose import compose
 from xelm_nemo.stages import pipeline
 from xelm_nemo.stages.run import Run
@@ -45,10 +47,9 @@ def arguments(checkpoint, folder, *more):
 
 def refused(capsys, checkpoint, folder, *more):
     """What `branch` says of a checkpoint that it leaves alone."""
-    assert here("branch", *arguments(checkpoint, folder, *more)) == 2
-    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1 and not (folder / "seed_model/model").exists()
-    return errors[0]
+    line = refuse(capsys, *arguments(checkpoint, folder, *more), verb="branch")
+    assert not (folder / "seed_model/model").exists()
+    return line
 
 
 def here(verb, *words):
@@ -69,12 +70,56 @@ def test_checkpoint_becomes_the_seed_model_and_brings_its_tokenizer(model, check
     assert tokenizer_source(run) == facts["tokenizer"]  # what documents are tokenised with
 
 
-def test_vocabulary_that_the_context_leaves_open_is_the_tokenizers(model, checkpoint, tmp_path):
-    ids = len(json.loads((checkpoint / "context/tokenizer/tokenizer.json").read_text())["model"]["vocab"])
-    write_nemo_checkpoint(model, tmp_path / "open", tokenizer=checkpoint / "context/tokenizer")
-    assert here("branch", *arguments(tmp_path / "open", tmp_path / "run")) == 0
+@pytest.fixture(scope="module")
+def num_ids(model):
+    """How many tokens the tokenizer has, which are fewer than the model."""
+    content = json.loads((model.parent / "tokenizer/tokenizer.json").read_text())
+    return len(content["model"]["vocab"])
+
+
+def open_checkpoint(model, folder, *, vocab_size, rows=None, fill=0.0):
+    """A checkpoint whose context leaves the vocabulary open, with as many rows of embeddings."""
+    random_opt(**LIKE_350M, vocab_size=vocab_size).save_pretrained(folder / "hf")
+    import_hf(folder / "hf", folder / "model", Recipe("model", {}))
+    if rows is not None:
+        replace_weight(
+            folder / "model/weights",
+            EMBEDDING,
+            lambda table: F.pad(table[:vocab_size], (0, 0, 0, rows - vocab_size), value=fill),
+        )
+    return write_nemo_checkpoint(
+        folder / "model", folder / "checkpoint", tokenizer=model.parent / "tokenizer"
+    )
+
+
+@pytest.mark.parametrize("rows", [None, 2048])
+def test_vocabulary_that_the_context_leaves_open_is_the_tokenizers(model, num_ids, tmp_path, capsys, rows):
+    checkpoint = open_checkpoint(model, tmp_path, vocab_size=num_ids, rows=rows)
+    assert here("branch", *arguments(checkpoint, tmp_path / "run")) == 0
     facts = json.loads((tmp_path / "run/seed_model/model/model.json").read_text())
-    assert facts["vocab_size"] == ids < 300
+    assert facts["vocab_size"] == num_ids
+    assert "taken for padding" not in capsys.readouterr().err
+
+
+def test_rows_that_may_be_padding_are_left_out_with_a_word_on_it(model, num_ids, tmp_path, capsys):
+    checkpoint = open_checkpoint(model, tmp_path, vocab_size=num_ids, rows=384, fill=0.1)
+    assert here("branch", *arguments(checkpoint, tmp_path / "run")) == 0
+    said = capsys.readouterr().err
+    assert f"has 384 rows; the last {384 - num_ids} are taken for padding and left out" in said
+
+
+@pytest.mark.parametrize("rows, fill, used", [(None, 0.0, 300), (2048, 0.1, 2048)])
+def test_rows_that_are_no_padding_are_not_left_out(model, num_ids, tmp_path, capsys, rows, fill, used):
+    checkpoint = open_checkpoint(model, tmp_path, vocab_size=300, rows=rows, fill=fill)
+    said = refused(capsys, checkpoint, tmp_path / "run")
+    assert f"context/tokenizer has {num_ids} tokens, and {EMBEDDING} has {used} rows with weights" in said
+    assert "set tokenizer.path=DIR" in said
+
+
+def test_vocabulary_of_the_context_that_leaves_too_much_out_is_refused(checkpoint, tmp_path, capsys):
+    config = yaml.safe_load((checkpoint / "context/model.yaml").read_text())["config"]
+    change_context(checkpoint, config=config | {"vocab_size": 100})
+    assert f"vocab_size=100, and {EMBEDDING} has 300 rows" in refused(capsys, checkpoint, tmp_path / "run")
 
 
 @pytest.mark.parametrize("missing", ["context", "weights"])
@@ -106,7 +151,7 @@ def test_settings_that_are_missing_or_unknown_are_named(checkpoint, tmp_path, ca
     assert "model.yaml has no num_layers" in refused(capsys, checkpoint, tmp_path / "run")
     silu = {"_target_": "torch.nn.functional.silu", "_call_": False}
     change_context(checkpoint, config=config | {"activation_func": silu})
-    assert "model.yaml has activation_func='silu'" in refused(capsys, checkpoint, tmp_path / "run")
+    assert "model.yaml: activation_func='silu' is not one of" in refused(capsys, checkpoint, tmp_path / "run")
 
 
 def test_weights_that_the_context_does_not_describe_are_listed(checkpoint, tmp_path, capsys):

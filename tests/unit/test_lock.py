@@ -2,6 +2,7 @@ import json
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -126,3 +127,25 @@ def test_new_holder_waits_for_one_of_another_node_that_did_not_let_go(tmp_path, 
     with lock.hold(tmp_path):
         assert slept == [lock.LEASE_SECONDS] * waits
     assert (tmp_path / lock.LOCK).read_text() == "{}"
+
+
+def test_folder_that_holding_made_goes_again_with_what_it_lies_in_unless_something_comes_into_it(tmp_path):
+    with lock.hold(tmp_path / "a/b"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+    with lock.hold(tmp_path / "a/b"):
+        (tmp_path / "a/b/file").touch()
+    assert (tmp_path / "a/b/file").is_file()
+
+
+def test_waiting_for_a_folder_that_goes_ends_with_a_lock_that_others_see(tmp_path):
+    folder = tmp_path / "run"
+    with lock.hold(folder):
+        waiting = subprocess.Popen([sys.executable, "-c", HOLDER, folder], stdout=subprocess.PIPE, text=True)
+        time.sleep(1)  # it has the file open, and waits
+    try:
+        assert waiting.stdout.readline() == "held\n"
+        assert lock.is_held(folder)
+    finally:
+        waiting.kill()
+        waiting.wait()

@@ -10,6 +10,7 @@ from xelm_nemo.artifacts import Recipe
 from xelm_nemo.config.compose import compose
 from xelm_nemo.config.schema import ExportConfig
 from xelm_nemo.errors import ArtifactError, ConfigError, RunFolderError
+from xelm_nemo.stages.claim import claim
 from xelm_nemo.stages.export import export_source
 from xelm_nemo.stages.jobs import dense_job, expert_job, finished_models, round_jobs, seed_job
 from xelm_nemo.stages.run import Run, settled
@@ -39,16 +40,16 @@ def test_folder_with_files_of_others_is_refused_and_keeps_them(run):
     (run.folder / "corpus").mkdir(parents=True)
     (run.folder / "corpus/precious.txt").write_text("mine")
     with pytest.raises(RunFolderError, match=r"holds files but no config\.yaml"):
-        run.claim()
+        claim(run)
     assert (run.folder / "corpus/precious.txt").read_text() == "mine"
 
 
 def test_claimed_folder_records_what_its_bits_depend_on(run):
     run.folder.mkdir()
-    run.claim()
+    claim(run)
     record = json.loads((run.folder / "run.json").read_text())
     assert record["packages"]["torch"] and record["python"] and record["cpu_cores"] == device.cores()
-    run.claim()
+    claim(run)
 
 
 def test_no_artifact_is_made_over_files_that_are_none(tmp_path):
@@ -73,10 +74,10 @@ def test_number_format_stays_as_the_run_began(run, tmp_path):
     other = "fp32" if device.has_cuda() else "bf16"
     began = dataclasses.replace(run.config, precision=type(run.config.precision)(other))
     run.folder.mkdir()
-    Run(began).claim()
+    claim(Run(began))
     again = settled(compose(["+experiment=udhr", f"output={tmp_path / 'run'}"]))
     assert again.precision.params_dtype == other
-    Run(again).claim()
+    claim(Run(again))
 
 
 def test_expert_of_an_earlier_corpus_is_not_taken_for_finished(run):
@@ -116,3 +117,14 @@ def test_dense_and_experts_have_equal_tokens_and_the_same_start(run):
     assert {job.init for job in [*experts, dense]} == {str(run.seed_weights)}
     assert sorted(sum((expert.clusters for expert in experts), [])) == dense.clusters  # noqa: RUF017
     assert seed_job(run).clusters == dense.clusters
+
+
+def test_folder_in_which_a_killed_run_made_nothing_takes_another_configuration(run):
+    other = Run(dataclasses.replace(run.config, name="other"))
+    run.folder.mkdir()
+    claim(run)
+    run.seed_model.mkdir()
+    claim(other)
+    (run.seed_model / "weights").touch()
+    with pytest.raises(RunFolderError, match="belongs to another configuration: name is 'other' there"):
+        claim(run)

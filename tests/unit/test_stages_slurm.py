@@ -15,6 +15,7 @@ from xelm_nemo.errors import ConfigError
 from xelm_nemo.launch.slurm import Queued
 from xelm_nemo.launch.state import End, State, write_state
 from xelm_nemo.stages import follow, submit, verbs
+from xelm_nemo.stages.claim import claim
 from xelm_nemo.stages.follow import Followed, fate
 from xelm_nemo.stages.jobs import expert_job, round_jobs
 from xelm_nemo.stages.pipeline import stages_of
@@ -30,7 +31,7 @@ def run(tmp_path):
     words = ["+experiment=udhr", "launch=slurm", "launch.slurm.gpus_per_rank=0", f"output={tmp_path / 'run'}"]
     run = Run(settled(compose(words)))
     run.folder.mkdir()
-    run.claim()
+    claim(run)
     return run
 
 

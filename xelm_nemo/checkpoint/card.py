@@ -27,8 +27,8 @@ def model_card(facts: ModelFacts, extra: Mapping[str, Any]) -> str:
     rows = {
         "name": facts.name,
         "parent": _place(facts.parent),
-        "steps": f"{facts.iteration:,}",
-        "training tokens": f"{facts.consumed_tokens:,}",
+        "steps": f"{facts.iteration:,}" if facts.iteration else "",
+        "training tokens": f"{facts.consumed_tokens:,}" if facts.iteration else "",
         "vocabulary": f"{facts.vocab_size:,} tokens",
         "context": f"{facts.shape.max_position_embeddings:,} tokens",
         "layers, hidden size, heads": _sizes(facts),
@@ -38,23 +38,34 @@ def model_card(facts: ModelFacts, extra: Mapping[str, Any]) -> str:
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items() if value)
     architecture = facts.shape.architecture
     return (
-        f"---\n{_header(architecture, extra.get('languages'))}\n---\n\n"
+        f"---\n{_header(facts, extra.get('languages'))}\n---\n\n"
         f"# {facts.name}\n\n"
-        f"An {ARCHITECTURES[architecture].title} language model trained with X-ELM: experts branched from "
-        "one seed model, each trained on its own cluster of a corpus, with no communication between them.\n\n"
+        f"An {ARCHITECTURES[architecture].title} language model{_origin(facts, extra)}\n\n"
         f"| fact | value |\n| --- | --- |\n{table}\n\n"
         f"## Use\n\n{_USE}\n"
     )
 
 
-def _header(architecture: str, languages: Any) -> str:
+def _origin(facts: ModelFacts, extra: Mapping[str, Any]) -> str:
+    """Where the weights come from, as far as it is known."""
+    if not facts.iteration:
+        return ", converted with its weights as they were." if facts.parent else " with random weights."
+    if "cluster" not in extra:
+        return " trained with xelm_nemo."
+    return (
+        " trained with X-ELM: one of several experts branched from one seed model, each trained on its own "
+        "cluster of a corpus, with no communication between them."
+    )
+
+
+def _header(facts: ModelFacts, languages: Any) -> str:
     from huggingface_hub import ModelCardData
 
     data = ModelCardData(
         language=list(languages) if languages else None,
         library_name="transformers",
         pipeline_tag="text-generation",
-        tags=[architecture, "x-elm"],
+        tags=[facts.shape.architecture, *(["x-elm"] if facts.iteration else [])],
     )
     return str(data.to_yaml())
 

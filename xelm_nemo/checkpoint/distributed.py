@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.planner import LoadPlan
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
 from xelm_nemo.checkpoint.lazy import LazyTensor
-from xelm_nemo.checkpoint.pickles import INDEX, check_pickles
+from xelm_nemo.checkpoint.pickles import INDEX, check_pickles, reason_of
 from xelm_nemo.errors import CheckpointError
 
 KEY_PREFIX = "module."  # NeMo's, of every weight; an optimizer's state has another
@@ -89,7 +89,7 @@ def _lazy(
             reader.read_data(LoadPlan(items), _Filler(target)).wait()
         # Whatever torch makes of bytes that are not what it expects, one type of error each.
         except Exception as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = reason_of(error)
             raise CheckpointError(
                 f"{reader.path}: {key} cannot be read ({reason}); give a whole distributed checkpoint."
             ) from error

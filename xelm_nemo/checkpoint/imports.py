@@ -1,6 +1,5 @@
 """The end of every import: weights under Hugging Face's names become a model folder."""
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,9 @@ import torch
 from xelm_nemo import artifacts
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.checkpoint.architectures import ARCHITECTURES, shape_of
-from xelm_nemo.checkpoint.facts import FACTS, WEIGHTS, ModelFacts
+from xelm_nemo.checkpoint.facts import WEIGHTS, ModelFacts, write_facts
 from xelm_nemo.checkpoint.filling import writing
 from xelm_nemo.checkpoint.lazy import DTYPES, LazyTensor, finite
-from xelm_nemo.files import write_json
 
 
 def import_weights(
@@ -53,4 +51,4 @@ def import_weights(
     with writing(output), artifacts.build(output, recipe) as part:
         (part / WEIGHTS).mkdir()
         write_weights(part / WEIGHTS, tensors)
-        write_json(part / FACTS, dataclasses.asdict(facts))
+        write_facts(part, facts)

@@ -1,10 +1,11 @@
-"""The layers of XGLM and OPT, whose weights have the same names in both."""
+"""What XGLM and OPT have under the same names: word embeddings and layers."""
 
 from collections.abc import Mapping
 
 from xelm_nemo.checkpoint.rules import Copy, FusedQkv, Rule
 from xelm_nemo.model.config import ModelConfig
 
+EMBEDDING = "embedding.word_embeddings.weight"
 _LAYER = "decoder.layers.*."
 PRE_NORMS = {
     "self_attention.linear_qkv.layer_norm_": "self_attn_layer_norm.",

@@ -7,6 +7,7 @@ shapes follow from the rules, so both sides are checked before anything is read 
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,7 +46,7 @@ class WeightMap:
         """
         self._check_hf_names(hf, source)
         wanted = {name: shape for rule in self._rules for name, shape in rule.parts.items()}
-        _check_shapes([_shape_problem(name, hf[name].shape, shape) for name, shape in wanted.items()], source)
+        _check_shapes([_shape_problem(name, hf[name], shape) for name, shape in wanted.items()], source)
         self._check_ties(hf, source)
         return {rule.megatron: _joined(rule, hf, dtype, source) for rule in self._rules}
 
@@ -60,7 +61,7 @@ class WeightMap:
             raise CheckpointError(f"{source} has other tensors than its settings describe: {problems}.")
         _check_shapes(
             [
-                _shape_problem(rule.megatron, megatron[rule.megatron].shape, rule.megatron_shape)
+                _shape_problem(rule.megatron, megatron[rule.megatron], rule.megatron_shape)
                 for rule in self._rules
                 if not rule.fits(megatron[rule.megatron].shape)
             ],
@@ -105,8 +106,10 @@ def _split(rule: Rule, tensor: LazyTensor) -> Batch:
     return Batch(rule.parts, tensor.dtype, make)
 
 
-def _shape_problem(name: str, found: Shape, wanted: Shape) -> str:
-    return "" if found == wanted else f"{name} has shape {list(found)}, expected {list(wanted)}"
+def _shape_problem(name: str, found: LazyTensor, wanted: Shape) -> str:
+    if found.shape == wanted:
+        return ""
+    return f"{name} has shape {list(found.shape)}, expected {list(wanted)} (in {Path(found.place).name})"
 
 
 def _check_shapes(problems: Iterable[str], source: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from xelm_nemo.checkpoint.lazy import LazyTensor
-from xelm_nemo.checkpoint.pickles import foreign_name
+from xelm_nemo.checkpoint.pickles import foreign_name, reason_of
 from xelm_nemo.checkpoint.weights import in_memory
 from xelm_nemo.errors import CheckpointError
 
@@ -89,7 +89,7 @@ def _load(path: Path) -> Any:
                 f"{path} names {foreign}, and only tensors, plain values and argparse.Namespace are read; "
                 "save it again without, as {'model': state_dict, 'cfg': {'model': dict}}."
             ) from error
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = reason_of(error)
         raise CheckpointError(
             f"{path} cannot be read as a checkpoint ({reason}); fetch the checkpoint again."
         ) from error

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -142,6 +143,8 @@ def _joined(pieces: Sequence[LazyTensor], entry: Entry, what: str) -> list[LazyT
             raise CheckpointError(f"{what} has {_shapes(pieces)}, which cannot be joined.")
         shape[dim] = sum(piece.shape[dim] for piece in pieces) // (count if dim == _ROWS else 1)
 
+    place = first.place if len(pieces) == 1 else str(Path(first.place).parent)
+
     def tensor(kind: int) -> LazyTensor:
         def read() -> Tensor:
             found = [piece.read() for piece in pieces]
@@ -151,7 +154,7 @@ def _joined(pieces: Sequence[LazyTensor], entry: Entry, what: str) -> list[LazyT
             of_kind = [one.chunk(count)[kind] for one in found]
             return of_kind[0] if len(of_kind) == 1 else torch.cat(of_kind, dim)
 
-        return LazyTensor(tuple(shape), first.dtype, read, first.place)
+        return LazyTensor(tuple(shape), first.dtype, read, place)
 
     return [tensor(kind) for kind in range(count)]
 

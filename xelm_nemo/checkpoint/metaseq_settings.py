@@ -8,7 +8,7 @@ from xelm_nemo.checkpoint import opt, xglm
 from xelm_nemo.checkpoint.architectures import shape_of
 from xelm_nemo.checkpoint.metaseq_files import MetaseqPart, open_part, part_files
 from xelm_nemo.checkpoint.metaseq_names import TOKENS
-from xelm_nemo.checkpoint.settings import is_size
+from xelm_nemo.checkpoint.settings import size_problems
 from xelm_nemo.errors import CheckpointError
 from xelm_nemo.model.config import ACTIVATIONS, ModelConfig
 
@@ -122,11 +122,7 @@ def _problems(values: Mapping[str, Any], architecture: str) -> list[str]:
         for key, value in wanted.items()
         if values.get(key, value) != value
     ]
-    problems += [
-        f"{key}={values.get(key)!r} is not a positive whole number"
-        for key in _SIZES
-        if not is_size(values.get(key))
-    ]
+    problems += size_problems(values, _SIZES)
     narrow, last = (values[key] for key in _WIDTHS)
     if narrow != last:
         problems.append(f"{_WIDTHS[0]}={narrow!r} and {_WIDTHS[1]}={last!r} are not one width")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from xelm_nemo.checkpoint.facts import ModelFacts
-from xelm_nemo.checkpoint.layers import POST_NORMS, PRE_NORMS, layer_rules
+from xelm_nemo.checkpoint.layers import EMBEDDING, POST_NORMS, PRE_NORMS, layer_rules
 from xelm_nemo.checkpoint.mapping import WeightMap
 from xelm_nemo.checkpoint.rules import Copy, PaddedRows, Rule, Tied
 from xelm_nemo.checkpoint.settings import SettingsMap, is_size
@@ -44,10 +44,10 @@ _EMBEDDING = "model.decoder.embed_tokens.weight"
 def weight_map(shape: ModelConfig, vocab_size: int) -> WeightMap:
     """Which Hugging Face tensors an OPT of this shape is made of; `vocab_size` without padding."""
     norms, hidden = POST_NORMS if shape.post_layernorm else PRE_NORMS, shape.hidden_size
-    table, width = "embedding.word_embeddings.weight", shape.word_embed_proj_dim or hidden
+    width = shape.word_embed_proj_dim or hidden
     positions = (shape.max_position_embeddings + POSITION_OFFSET, hidden)
     rules: list[Rule] = [
-        PaddedRows(table, _EMBEDDING, (vocab_size, width), padded_vocab_size(vocab_size)),
+        PaddedRows(EMBEDDING, _EMBEDDING, (vocab_size, width), padded_vocab_size(vocab_size)),
         Copy("embedding.position_embeddings.weight", "model.decoder.embed_positions.weight", positions),
         *layer_rules("model.decoder.layers.*.", norms, shape),
     ]

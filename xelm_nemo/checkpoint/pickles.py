@@ -17,6 +17,7 @@ from xelm_nemo.errors import CheckpointError
 INDEX, COMMON = ".metadata", "common.pt"
 _FOREIGN = re.compile(r"(?:GLOBAL|class) ([\w.]+)")  # in torch's errors, and in ours
 _DTYPES = tuple(name for name, value in vars(torch).items() if isinstance(value, torch.dtype))
+_UNPICKLER_SAYS = re.compile(r"WeightsUnpickler error:\s*(.+)")
 # What torch and Megatron make an index of, by module.
 _KNOWN = {
     "collections": {"OrderedDict"},
@@ -77,7 +78,7 @@ def check_pickles(folder: Path) -> None:
                     f"{path} names {foreign}, which no distributed checkpoint is made of; nothing of it was "
                     "run. Do not trust this one."
                 ) from error
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = reason_of(error)
             raise CheckpointError(
                 f"{path} cannot be read ({reason}); give a whole distributed checkpoint."
             ) from error
@@ -87,6 +88,13 @@ def foreign_name(error: Exception) -> str | None:
     """What a pickle names that its reader does not admit, from the reader's error."""
     found = _FOREIGN.search(str(error))
     return found[1] if found else None
+
+
+def reason_of(error: Exception) -> str:
+    """What a reader of checkpoints says is wrong, in one line, without torch's advice to run the file."""
+    said = str(error)
+    found = _UNPICKLER_SAYS.search(said)
+    return found[1] if found else (said.splitlines() or [type(error).__name__])[0]
 
 
 def _look_through_index(path: Path) -> None:

@@ -1,6 +1,6 @@
 """Maps between Hugging Face's config.json and our settings: a list of names for each architecture."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,16 +44,16 @@ class SettingsMap:
         activation = config.get("activation_function", self.activation)
         if activation not in ACTIVATIONS:
             problems.append(f"activation_function={activation!r} is not one of {sorted(ACTIVATIONS)}")
-        problems += [
-            f"{key}={config.get(key)!r} is not a positive whole number"
-            for key in ("vocab_size", *self.sizes)
-            if not is_size(config.get(key))
-        ]
-        for key in self.rates:
-            value = config.get(key, 0.0)
-            if not isinstance(value, int | float) or not 0 <= value < 1:
-                problems.append(f"{key}={value!r} is not a number from 0 to below 1")
-        return problems
+        problems += size_problems(config, ("vocab_size", *self.sizes))
+        problems += rate_problems({key: config.get(key, 0.0) for key in self.rates}, self.rates)
+        return problems or self._division_problems(config)
+
+    def _division_problems(self, config: Mapping[str, Any]) -> list[str]:
+        key_of = {field: key for key, field in self.sizes.items()}
+        heads, width = key_of["num_attention_heads"], key_of["hidden_size"]
+        if config[width] % config[heads] == 0:
+            return []
+        return [f"{heads}={config[heads]} does not divide {width}={config[width]}"]
 
     def read(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """The fields of ModelConfig that a config.json without problems sets."""
@@ -90,3 +90,21 @@ class SettingsMap:
 def is_size(value: Any) -> bool:
     """Whether a value from a config.json is a positive whole number."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def size_problems(values: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
+    """Which settings are no positive whole numbers."""
+    return [
+        f"{key}={values.get(key)!r} is not a positive whole number"
+        for key in keys
+        if not is_size(values.get(key))
+    ]
+
+
+def rate_problems(values: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
+    """Which settings are no numbers from 0 to below 1."""
+    return [
+        f"{key}={values[key]!r} is not a number from 0 to below 1"
+        for key in keys
+        if not isinstance(values[key], int | float) or not 0 <= values[key] < 1
+    ]

@@ -17,11 +17,11 @@ from xelm_nemo import artifacts
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.checkpoint import writer
 from xelm_nemo.checkpoint.distributed import KEY_PREFIX
-from xelm_nemo.checkpoint.facts import FACTS, WEIGHTS, ModelFacts, load_facts
+from xelm_nemo.checkpoint.facts import WEIGHTS, ModelFacts, load_facts, write_facts
 from xelm_nemo.checkpoint.lazy import DTYPES
 from xelm_nemo.checkpoint.pickles import check_pickles
 from xelm_nemo.errors import CheckpointError
-from xelm_nemo.files import atomic_folder, remove, write_json
+from xelm_nemo.files import atomic_folder, remove
 from xelm_nemo.model.config import NO_FP8, FP8Config, ModelConfig, ParallelConfig
 from xelm_nemo.model.gpt import DecoderModel, build_model
 
@@ -52,7 +52,7 @@ def save_model(
         dist.barrier()
         _save(_weights(model), part / WEIGHTS)
         if dist.get_rank() == 0:
-            write_json(part / FACTS, dataclasses.asdict(facts))
+            write_facts(part, facts)
 
 
 def load_model(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from xelm_nemo.checkpoint.lazy import DTYPES, LazyTensor
+from xelm_nemo.checkpoint.pickles import foreign_name, reason_of
 from xelm_nemo.checkpoint.safetensors_files import CODES, INDEX, SAFETENSORS
 from xelm_nemo.errors import CheckpointError
 from xelm_nemo.files import read_json
@@ -92,7 +93,12 @@ def _open(path: Path) -> dict[str, LazyTensor]:
         raise
     # Whatever a loader makes of bytes that are not what it expects, one type of error each.
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if foreign := foreign_name(error):
+            raise CheckpointError(
+                f"{path} names {foreign}, which no weights are made of; nothing of it was run. Do not trust "
+                "this one."
+            ) from error
+        reason = reason_of(error)
         raise CheckpointError(
             f"{path} cannot be read as weights ({reason}); fetch the checkpoint again."
         ) from error

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from xelm_nemo.checkpoint.facts import ModelFacts
-from xelm_nemo.checkpoint.layers import PRE_NORMS, layer_rules
+from xelm_nemo.checkpoint.layers import EMBEDDING, PRE_NORMS, layer_rules
 from xelm_nemo.checkpoint.mapping import WeightMap
 from xelm_nemo.checkpoint.rules import Copy, PaddedRows, Recomputed, Rule, Tied
 from xelm_nemo.checkpoint.settings import SettingsMap
@@ -41,9 +41,9 @@ _EMBEDDING = "model.embed_tokens.weight"
 
 def weight_map(shape: ModelConfig, vocab_size: int) -> WeightMap:
     """Which Hugging Face tensors an XGLM of this shape is made of; `vocab_size` without padding."""
-    table, hidden = "embedding.word_embeddings.weight", shape.hidden_size
+    hidden = shape.hidden_size
     rules: list[Rule] = [
-        PaddedRows(table, _EMBEDDING, (vocab_size, hidden), padded_vocab_size(vocab_size)),
+        PaddedRows(EMBEDDING, _EMBEDDING, (vocab_size, hidden), padded_vocab_size(vocab_size)),
         *layer_rules("model.layers.*.", PRE_NORMS, shape),
         *(
             Copy(f"decoder.final_layernorm.{kind}", f"model.layer_norm.{kind}", (hidden,))

@@ -11,7 +11,8 @@ from xelm_nemo.checkpoint.architectures import read_shape
 from xelm_nemo.checkpoint.facts import WEIGHTS, load_facts
 from xelm_nemo.checkpoint.hf import export_hf, import_hf, resolve_source
 from xelm_nemo.checkpoint.nemo import read_nemo_facts
-from xelm_nemo.checkpoint.nemo_context import tokenizer_place
+from xelm_nemo.checkpoint.nemo_context import read_context
+from xelm_nemo.checkpoint.pickles import check_pickles
 from xelm_nemo.corpus.tokenizer import has_tokenizer
 from xelm_nemo.files import atomic_folder, remove
 from xelm_nemo.model.config import ModelConfig
@@ -51,15 +52,16 @@ class HFImporter(io.ModelConnector):
 class HFExporter(io.ModelConnector):
     """A NeMo checkpoint of an XGLM or OPT, to become a Hugging Face folder."""
 
-    def nemo_load(self, *args: Any, **kwargs: Any) -> Any:
+    def nemo_load(self, path: Path, *args: Any, **kwargs: Any) -> Any:
         """NeMo's own; `export_ckpt` calls it first, in order to look for a state of ModelOpt."""
+        check_pickles(Path(path) / WEIGHTS)
         enter()
-        return super().nemo_load(*args, **kwargs)
+        return super().nemo_load(path, *args, **kwargs)
 
     def apply(self, output_path: Path, **_: Any) -> Path:
         """Write the folder; on an error none is left behind."""
         facts = read_nemo_facts(Path(self))
-        tokenizer = tokenizer_place(Path(self))
+        tokenizer = read_context(Path(self)).tokenizer
         if tokenizer is None:
             log.warning("%s has no tokenizer, and the folder gets none.", self)
         export_hf(Path(self), Path(output_path), tokenizer=tokenizer, facts=facts)

@@ -17,6 +17,7 @@ def main(verb: str, config: Path, folder: Path) -> None:
     from xelm_nemo.launch import slurm
     from xelm_nemo.launch.state import attempt
     from xelm_nemo.stages.batch import make_verb
+    from xelm_nemo.stages.claim import claim
     from xelm_nemo.stages.run import Run
 
     log.set_up()
@@ -25,7 +26,7 @@ def main(verb: str, config: Path, folder: Path) -> None:
         lock.hold(run.folder, patience_seconds=_PATIENCE_SECONDS),
         attempt(folder, lambda: slurm.why_stopped(None)),
     ):
-        run.claim()
+        claim(run)
         make_verb(run, verb)
 
 

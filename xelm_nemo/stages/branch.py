@@ -51,14 +51,14 @@ def _import(run: Run, folder: Path, recipe: Recipe) -> None:
     from xelm_nemo.checkpoint.hf import import_hf, resolve_source
     from xelm_nemo.checkpoint.metaseq import import_metaseq
     from xelm_nemo.checkpoint.nemo import import_nemo
-    from xelm_nemo.checkpoint.nemo_context import tokenizer_place
+    from xelm_nemo.checkpoint.nemo_context import read_context
 
     path, own = str(run.config.seed_model.path), run.config.tokenizer.path
     if run.config.seed_model.source == "metaseq":
         _check_tokenizer(own, Path(path))
         import_metaseq(Path(path), folder, recipe, tokenizer=str(own))
     elif run.config.seed_model.source == "nemo":
-        _check_tokenizer(own, Path(tokenizer_place(Path(path)) or path))
+        _check_tokenizer(own, Path(read_context(Path(path)).tokenizer or path))
         import_nemo(Path(path), folder, recipe, tokenizer=own)
     else:
         _check_tokenizer(own, resolve_source(path))

@@ -9,7 +9,7 @@ from typing import Any
 
 from xelm_nemo import artifacts
 from xelm_nemo.artifacts import Recipe
-from xelm_nemo.config.schema import ExportConfig
+from xelm_nemo.config.schema import ExportConfig, RunConfig
 from xelm_nemo.corpus.tokenizer import load_tokenizer
 from xelm_nemo.errors import ArtifactError, ConfigError
 from xelm_nemo.expert.job import MODEL
@@ -156,9 +156,10 @@ def _find_tokenizer(model: Path) -> str | None:
     """The tokenizer of the run that the model lies in, else the one that it was trained with."""
     from xelm_nemo.checkpoint.facts import load_facts
 
-    beside = [parent / "tokenizer" for parent in model.parents if (parent / "tokenizer").is_dir()]
-    if beside:
-        return str(beside[0])
+    for run in (Run(RunConfig(output=str(folder))) for folder in model.parents):
+        is_of_run = any(model.is_relative_to(place) for place in (run.seed_model, run.experts))
+        if is_of_run and (run.tokenizer / artifacts.MANIFEST).is_file():
+            return str(run.tokenizer)
     recorded = load_facts(model).tokenizer
     try:
         load_tokenizer(recorded)

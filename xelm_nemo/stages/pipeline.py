@@ -3,11 +3,12 @@
 import logging
 from collections.abc import Sequence
 
-from xelm_nemo import lock, log
+from xelm_nemo import log
 from xelm_nemo.config.check import check_sizes
 from xelm_nemo.config.compose import compose, help_text
 from xelm_nemo.config.schema import RunConfig
 from xelm_nemo.stages.branch import BRANCH
+from xelm_nemo.stages.claim import claimed
 from xelm_nemo.stages.cluster import CLUSTER
 from xelm_nemo.stages.evaluate import EVALUATE
 from xelm_nemo.stages.export import EXPORT
@@ -57,8 +58,7 @@ def main(verb: str, arguments: Sequence[str]) -> None:
         return show_scripts(run, stages, verb) if on_slurm else None
     if on_slurm:
         return run_on_slurm(run, stages, verb)
-    with lock.hold(run.folder):
-        run.claim()
+    with claimed(run):
         make(run, stages)
 
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from xelm_nemo.checkpoint.architectures import read_shape
 from xelm_nemo.checkpoint.config import SeedModelConfig
 from xelm_nemo.checkpoint.metaseq_settings import read_metaseq_shape
-from xelm_nemo.checkpoint.nemo_context import read_nemo_shape
+from xelm_nemo.checkpoint.nemo_context import read_context
 from xelm_nemo.config.compose import to_yaml
 from xelm_nemo.config.values import FINISHING_STAGES
 from xelm_nemo.corpus.raw import list_raw
@@ -155,7 +155,7 @@ def _sources(run: Run, stages: Collection[str], *, doubt: bool) -> list[str]:
 
 
 def _checkpoint_problems(seed_model: SeedModelConfig) -> list[str]:
-    read = {"metaseq": read_metaseq_shape, "nemo": read_nemo_shape}.get(seed_model.source)
+    read = {"metaseq": read_metaseq_shape, "nemo": read_context}.get(seed_model.source)
     if read is None:
         return []
     try:

@@ -1,7 +1,6 @@
-"""A run folder: where each artifact is, and which configuration it belongs to."""
+"""A run folder: where each artifact is."""
 
 import dataclasses
-import functools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,18 +9,14 @@ from xelm_nemo import device
 from xelm_nemo.checkpoint.architectures import read_shape
 from xelm_nemo.checkpoint.facts import FACTS, load_facts
 from xelm_nemo.checkpoint.metaseq_settings import read_metaseq_shape
-from xelm_nemo.checkpoint.nemo_context import read_nemo_shape
-from xelm_nemo.config.compose import from_yaml, to_yaml
-from xelm_nemo.config.schema import RunConfig, differing_keys
+from xelm_nemo.checkpoint.nemo_context import read_context
+from xelm_nemo.config.compose import from_yaml
+from xelm_nemo.config.schema import RunConfig
 from xelm_nemo.corpus.documents import Document, read_documents, read_shard
-from xelm_nemo.errors import RunFolderError
 from xelm_nemo.expert.job import MODEL
-from xelm_nemo.files import write_atomic, write_json
 from xelm_nemo.launch import pool
-from xelm_nemo.stages.record import RECORD, environment
 
 CONFIG = "config.yaml"
-_SHOWN_DIFFERENCES = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +51,7 @@ class Run:
         elif self.config.seed_model.source == "metaseq":
             found = read_metaseq_shape(source)
         elif self.config.seed_model.source == "nemo":
-            found = read_nemo_shape(source)
+            found = read_context(source).shape
         else:
             return self.config
         dropout = {name: getattr(wanted, name) for name in ("hidden_dropout", "attention_dropout")}
@@ -152,35 +147,6 @@ class Run:
         """Exported models, one folder each."""
         return self.folder / "export"
 
-    def claim(self) -> None:
-        """Write the configuration into a new run folder, or see that it is the one that is there.
-
-        Raises:
-            RunFolderError: another configuration made the folder (names the keys that differ), or the
-                folder holds files that no run wrote.
-        """
-        path = self.folder / CONFIG
-        if path.is_file():
-            theirs = from_yaml(path)
-            keys = differing_keys(self.config, theirs)
-            if keys:
-                raise RunFolderError(self._conflict(keys, theirs))
-        elif any(not file.name.startswith(".") for file in self.folder.iterdir()):
-            raise RunFolderError(
-                f"{self.folder} holds files but no {CONFIG}, so it is no run folder; "
-                "set output=DIR to a new folder."
-            )
-        write_atomic(path, to_yaml(self.config))
-        write_json(self.folder / RECORD, environment(), only_if_changed=True)
-
-    def _conflict(self, keys: list[str], theirs: RunConfig) -> str:
-        said = [f"{key} is {_at(theirs, key)!r} there and {_at(self.config, key)!r} here" for key in keys]
-        more = len(said) - _SHOWN_DIFFERENCES
-        differences = "; ".join(said[:_SHOWN_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
-        return (
-            f"{self.folder} belongs to another configuration: {differences}. Set output=DIR to a new folder."
-        )
-
 
 def settled(config: RunConfig) -> RunConfig:
     """The configuration with `precision.params_dtype=auto` decided: as the run began, else by the device."""
@@ -190,8 +156,3 @@ def settled(config: RunConfig) -> RunConfig:
     chosen = from_yaml(recorded).precision.params_dtype if recorded.is_file() else None
     dtype = chosen or ("bf16" if device.has_cuda() else "fp32")
     return dataclasses.replace(config, precision=dataclasses.replace(config.precision, params_dtype=dtype))
-
-
-def _at(config: RunConfig, key: str) -> object:
-    """The value of a key such as "optim.lr"."""
-    return functools.reduce(getattr, key.split("."), config)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from xelm_nemo import artifacts
 from xelm_nemo.artifacts import Recipe
-from xelm_nemo.checkpoint.nemo_context import tokenizer_place
+from xelm_nemo.checkpoint.nemo_context import read_context
 from xelm_nemo.corpus.layout import list_files
 from xelm_nemo.corpus.tokenizer import load_tokenizer, train_tokenizer
 from xelm_nemo.errors import ConfigError
@@ -34,7 +34,7 @@ def tokenizer_source(run: Run) -> str | None:
     """Folder or hub id of the tokenizer to use; None: train one."""
     own, seed_model = run.config.tokenizer.path, run.config.seed_model
     if own is None and seed_model.source == "nemo":
-        return tokenizer_place(Path(str(seed_model.path))) or seed_model.path
+        return read_context(Path(str(seed_model.path))).tokenizer or seed_model.path
     return own or (seed_model.path if seed_model.source == "hf" else None)
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from xelm_nemo import lock
 from xelm_nemo.launch import slurm
+from xelm_nemo.stages.claim import claimed
 from xelm_nemo.stages.follow import Followed, follow
 from xelm_nemo.stages.jobs import progress_of
 from xelm_nemo.stages.run import CONFIG, Run
@@ -35,8 +36,7 @@ def run_on_slurm(run: Run, stages: Sequence[Stage], verb: str, only: Collection[
     """
     # Jobs may be submitted from one place and looked after from another.
     run = Run(dataclasses.replace(run.config, output=str(run.folder.resolve())))
-    with lock.hold(run.folder):
-        run.claim()
+    with claimed(run):
         folder = new_folder(run)
         planned = plan(run, stages, verb, folder / CONFIG, only)
         jobs = submit_all(run, planned, folder, slurm.queue())

@@ -5,11 +5,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from xelm_nemo import lock, log
+from xelm_nemo import log
 from xelm_nemo.config.compose import compose, from_yaml
 from xelm_nemo.errors import ConfigError, LaunchError
 from xelm_nemo.files import write_json
 from xelm_nemo.launch import slurm
+from xelm_nemo.stages.claim import claimed
 from xelm_nemo.stages.pipeline import make, stages_of
 from xelm_nemo.stages.rows import models, open_run
 from xelm_nemo.stages.run import CONFIG, Run
@@ -62,8 +63,7 @@ def retry(arguments: Sequence[str]) -> None:
     stages = stages_of("train", run.config)
     if run.config.launch.name == "slurm":
         return run_on_slurm(run, stages, "train", only=names)
-    with lock.hold(run.folder):
-        run.claim()
+    with claimed(run):
         make(run, stages)
 
 

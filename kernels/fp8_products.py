@@ -54,9 +54,11 @@ def gradient_plain(logits_CV, target_C, moments_3C, grad_C, num_words):
 
 
 @triton.jit
-def _quantise_kernel(x_ptr, rows_ptr, transposed_ptr, scale_ptr, M, N, BLOCK: tl.constexpr):
-    m = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    n = tl.program_id(1).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+def _quantise_kernel(
+    x_ptr, rows_ptr, transposed_ptr, scale_ptr, M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
+):
+    m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    n = tl.program_id(1).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     is_inside = (m < M)[:, None] & (n < N)[None, :]
     x = tl.load(x_ptr + m[:, None] * N + n[None, :], mask=is_inside, other=0.0).to(tl.float32)
     q = tl.clamp(x * tl.load(scale_ptr), -448.0, 448.0).to(rows_ptr.dtype.element_ty)
@@ -77,10 +79,11 @@ def _gradient_kernel(
     C,
     V,
     num_words,
-    BLOCK: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
 ):
-    c = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    v = tl.program_id(1).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    c = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    v = tl.program_id(1).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     is_row = c < C
     is_word = is_row[:, None] & (v < num_words)[None, :]
     x = tl.load(logits_ptr + c[:, None] * V + v[None, :], mask=is_word, other=-float("inf")).to(tl.float32)
@@ -99,7 +102,7 @@ def _gradient_kernel(
 
 # --- Launch --------------------------------------------------------------------
 
-BLOCK, NUM_WARPS = 128, 8
+TILE = {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 4}  # 128 x 128 with 8 warps takes 1.4 times as long
 
 
 def _both_ways(shape, dtype, device):
@@ -109,16 +112,14 @@ def _both_ways(shape, dtype, device):
 
 
 def _grid(shape):
-    return tuple(triton.cdiv(size, BLOCK) for size in shape)
+    return triton.cdiv(shape[0], TILE["BLOCK_M"]), triton.cdiv(shape[1], TILE["BLOCK_N"])
 
 
 def launch_quantise(x_MN, scale):
     """`quantise_plain` by a kernel, one program a tile."""
     x_MN = x_MN.contiguous()
     rows_MN, rows_NM = _both_ways(tuple(x_MN.shape), E4M3, x_MN.device)
-    _quantise_kernel[_grid(x_MN.shape)](
-        *(x_MN, rows_MN, rows_NM, scale, *x_MN.shape), BLOCK=BLOCK, num_warps=NUM_WARPS
-    )
+    _quantise_kernel[_grid(x_MN.shape)](x_MN, rows_MN, rows_NM, scale, *x_MN.shape, **TILE)
     return rows_MN, rows_NM
 
 
@@ -129,8 +130,7 @@ def launch_gradient(logits_CV, target_C, moments_3C, grad_C, num_words):
     _gradient_kernel[_grid(logits_CV.shape)](
         *(logits_CV, target_C, max_C, sum_C, grad_C.contiguous(), rows_CV, rows_VC),
         *(*logits_CV.shape, num_words),
-        BLOCK=BLOCK,
-        num_warps=NUM_WARPS,
+        **TILE,
     )
     return rows_CV, rows_VC
 

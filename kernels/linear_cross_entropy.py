@@ -299,6 +299,8 @@ def _check(hidden_TH, weight_VH, target_T, grad_T, main_grad_VH):
 
 def _check_fp8(hidden_TH, weight_VH):
     sizes = {"T": hidden_TH.shape[0], "H": hidden_TH.shape[1], "V": weight_VH.shape[0]}
+    if hidden_TH.is_cuda and hidden_TH.dtype == torch.float32:
+        raise ValueError("linear_cross_entropy: FP8 on a GPU takes bfloat16 or float16, not float32.")
     if odd := {name: size for name, size in sizes.items() if size % ALIGNMENT}:
         raise ValueError(
             f"linear_cross_entropy: FP8 wants multiples of {ALIGNMENT}, not {odd}; use fp8=False."

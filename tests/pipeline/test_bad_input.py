@@ -55,9 +55,9 @@ def test_setting_that_cannot_work(capsys, tmp_path, arguments, said):
 
 def test_all_problems_of_a_configuration_are_said_at_once(capsys, tmp_path):
     line = refuse(
-        capsys, "model.num_layers=3", "parallel.pipeline_model_parallel_size=2", "model.activation=tanh"
+        capsys, "model.num_layers=3", "parallel.pipeline_model_parallel_size=4", "model.activation=tanh"
     )
-    assert "pipeline_model_parallel_size=2 does not divide model.num_layers=3" in line
+    assert "pipeline_model_parallel_size=4 is more than model.num_layers=3" in line
     assert "model.activation='tanh'" in line
 
 

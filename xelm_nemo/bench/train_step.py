@@ -191,8 +191,8 @@ def run(words: Sequence[str]) -> None:
             os.environ["MASTER_PORT"] = str(first_port + 1 + index)
         try:
             row = measure(setting, provider, request.steps)
-        except torch.OutOfMemoryError:
-            row = {"failed": "out of memory"}
+        except Exception as error:  # whatever a peer may raise: the others are to be measured nonetheless
+            row = {"failed": f"{type(error).__name__}: {error}".splitlines()[0][:100]}
         gc.collect()
         device.release()
         if int(os.environ.get("RANK", 0)) == 0:

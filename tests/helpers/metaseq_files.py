@@ -2,8 +2,14 @@
 
 from argparse import Namespace
 
+import pytest
 import torch
 
+from xelm_nemo.artifacts import Recipe
+from xelm_nemo.checkpoint.metaseq import import_metaseq
+from xelm_nemo.errors import CheckpointError
+
+RECIPE = Recipe("model", {})
 _BY_ROWS = ("embed_tokens", "output_projection", "q_proj", "k_proj", "v_proj", "fc1")
 _BY_COLUMNS = ("out_proj.weight", "fc2.weight")
 
@@ -96,3 +102,14 @@ def _piece(name, tensor, number, num_parts):
     if name.endswith(_BY_COLUMNS):
         return tensor.chunk(num_parts, 1)[number].clone()
     return tensor
+
+
+def assert_refused(source, folder, *said):
+    """The import ends in one line that says all this, and leaves nothing behind."""
+    with pytest.raises(CheckpointError) as caught:
+        import_metaseq(source, folder / "out/model", RECIPE, tokenizer="words")
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in said:
+        assert part in message
+    assert not (folder / "out").exists() or list((folder / "out").iterdir()) == []

@@ -1,9 +1,11 @@
-"""Read the weights of a model folder without building the model."""
+"""The weights of a model folder, read without building the model."""
 
 import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from xelm_nemo.checkpoint.facts import load_facts
 
 
 def read_weights(model_folder):
@@ -17,3 +19,18 @@ def read_weights(model_folder):
     }
     dcp.load(tensors, storage_reader=reader, no_dist=True)
     return tensors
+
+
+def assert_same_weights(folder, expected):
+    """Two model folders hold the same tensors, bit for bit."""
+    ours, theirs = read_weights(folder), read_weights(expected)
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        assert torch.equal(ours[name], tensor), name
+
+
+def assert_same_model(folder, expected):
+    """Two model folders hold the same weights, of the same sizes and in the same number format."""
+    found, wanted = (load_facts(place) for place in (folder, expected))
+    assert (found.shape, found.vocab_size, found.dtype) == (wanted.shape, wanted.vocab_size, wanted.dtype)
+    assert_same_weights(folder, expected)

@@ -5,6 +5,7 @@ import pickle
 import pytest
 import torch
 
+from tests.helpers.runs_code import RunsCode
 from tests.helpers.variants import random_variant
 from xelm_nemo import parallel
 from xelm_nemo.artifacts import Recipe
@@ -14,16 +15,6 @@ from xelm_nemo.checkpoint.facts import WEIGHTS
 from xelm_nemo.checkpoint.hf import import_hf
 from xelm_nemo.errors import CheckpointError
 from xelm_nemo.model.config import ParallelConfig
-
-
-class RunsCode:
-    """What a reader would call, were it allowed to."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (open, (str(self.path), "w"))
 
 
 @pytest.fixture

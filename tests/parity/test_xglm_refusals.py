@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.helpers.random_xglm import RELU, change_config, change_weights, random_xglm
+from tests.helpers.runs_code import RunsCode
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.checkpoint.facts import ModelFacts
 from xelm_nemo.checkpoint.hf import import_hf
@@ -130,16 +131,6 @@ def test_truncated_torch_file_names_the_file(folder, tmp_path):
     (folder / "model.safetensors").unlink()
     path.write_bytes(path.read_bytes()[:1000])
     assert_refused(folder, tmp_path, str(path), "cannot be read")
-
-
-class RunsCode:
-    """What torch would call while it loads the file, were it allowed to."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (open, (str(self.path), "w"))
 
 
 def test_torch_file_that_would_run_code_does_not(folder, tmp_path):

@@ -88,12 +88,18 @@ def write_consolidated(model, path, *, fused=False, namespace=False, change=None
 def write_parts(model, folder, num_parts, *, fused=True, prefix="checkpoint_last"):
     """Tensor-parallel parts: each has its own rows of keys, of values and of queries."""
     folder.mkdir(exist_ok=True)
+    for number, part in enumerate(parts_of(model, num_parts, fused=fused)):
+        content = {"model": part, "args": Namespace(**metaseq_settings(model))}
+        torch.save(content, folder / f"{prefix}-model_part-{number}.pt")
+    return folder
+
+
+def parts_of(model, num_parts, *, fused):
+    """The tensors of each tensor-parallel part of a model."""
     tensors = metaseq_tensors(model)
     for number in range(num_parts):
         part = {name: _piece(name, tensor, number, num_parts) for name, tensor in tensors.items()}
-        content = {"model": _fuse(part) if fused else part, "args": Namespace(**metaseq_settings(model))}
-        torch.save(content, folder / f"{prefix}-model_part-{number}.pt")
-    return folder
+        yield _fuse(part) if fused else part
 
 
 def _piece(name, tensor, number, num_parts):

@@ -17,7 +17,7 @@ from xelm_nemo.checkpoint.hf import import_hf
 from xelm_nemo.checkpoint.nemo import import_nemo
 from xelm_nemo.corpus.config import TokenizerConfig
 from xelm_nemo.corpus.tokenizer import train_tokenizer
-from xelm_nemo.errors import CheckpointError
+from xelm_nemo.errors import ArtifactError, CheckpointError
 
 pytestmark = needs_nemo
 TEXTS = ["All human beings are born free and equal in dignity and rights.", "Tous les êtres humains"]
@@ -167,6 +167,19 @@ def test_opt_is_no_xglm(tmp_path):
         llm.import_ckpt(
             model=XGLMModel(like_it), source=f"hf://{tmp_path}/original", output_path=tmp_path / "imported"
         )
+
+
+@pytest.mark.parametrize("architecture, settings", [("xglm", GELU), ("opt", PRE_NORM)])
+def test_special_tokens_with_other_ids_leave_no_checkpoint_behind(tmp_path, architecture, settings):
+    from nemo.collections import llm
+
+    write_original(architecture, settings, tmp_path / "original")
+    for path in (tmp_path / "original").glob("*token*"):
+        path.unlink()
+    write_opt_tokenizer(TEXTS, tmp_path / "original", special=("<pad>", "<s>", "</s>", "<unk>"))
+    model = small_model(tmp_path / "original", architecture)
+    with leaves_nothing(tmp_path), pytest.raises(ArtifactError, match="special tokens have ids"):
+        llm.import_ckpt(model=model, source=f"hf://{tmp_path}/original", output_path=tmp_path / "imported")
 
 
 def test_weights_that_do_not_fit_leave_no_checkpoint_behind(tmp_path):

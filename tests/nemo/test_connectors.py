@@ -4,12 +4,11 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from tests.helpers.nemo import leaves_nothing, needs_nemo, small_config
 from tests.helpers.random_opt import LIKE_350M, PRE_NORM, random_opt, write_opt_tokenizer
 from tests.helpers.random_xglm import GELU, RELU, change_config, logits_of, random_tokens, random_xglm
-from tests.helpers.weights import read_weights
+from tests.helpers.weights import assert_same_hf_weights, assert_same_weights, hf_weights
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.checkpoint.architectures import read_shape
 from xelm_nemo.checkpoint.facts import load_facts
@@ -61,13 +60,7 @@ def small_model(folder, architecture):
 
 
 def test_weights_come_back_bit_for_bit(folders):
-    original, exported = (
-        load_file(folders / name / "model.safetensors") for name in ("original", "exported")
-    )
-    assert exported.keys() == original.keys()
-    for name, expected in original.items():
-        assert exported[name].dtype == expected.dtype
-        assert torch.equal(exported[name], expected), name
+    assert_same_hf_weights(folders / "exported", folders / "original")
 
 
 def test_every_setting_and_the_tokenizer_come_back(folders):
@@ -116,9 +109,7 @@ def test_the_model_that_nemo_loads_gives_the_logits_of_hugging_face(folders):
 def test_our_import_of_the_checkpoint_is_our_import_of_the_original(folders, tmp_path):
     import_nemo(folders / "imported", tmp_path / "from_nemo", Recipe("model", {}))
     import_hf(folders / "original", tmp_path / "from_hf", Recipe("model", {}))
-    found, expected = (read_weights(tmp_path / name) for name in ("from_nemo", "from_hf"))
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert_same_weights(tmp_path / "from_nemo", tmp_path / "from_hf")
     ours, theirs = (load_facts(tmp_path / name) for name in ("from_nemo", "from_hf"))
     assert (ours.shape, ours.vocab_size, ours.dtype) == (theirs.shape, theirs.vocab_size, theirs.dtype)
 
@@ -131,11 +122,8 @@ def test_bfloat16_stays_bfloat16(tmp_path):
     train_tokenizer(TEXTS, TokenizerConfig(vocab_size=100), tmp_path / "original")
     llm.import_ckpt(model=model, source=f"hf://{tmp_path}/original", output_path=tmp_path / "imported")
     llm.export_ckpt(tmp_path / "imported", "hf", output_path=tmp_path / "exported")
-    original, exported = (
-        load_file(tmp_path / name / "model.safetensors") for name in ("original", "exported")
-    )
-    assert {tensor.dtype for tensor in exported.values()} == {torch.bfloat16}
-    assert all(torch.equal(exported[name], original[name]) for name in original)
+    assert {tensor.dtype for tensor in hf_weights(tmp_path / "exported").values()} == {torch.bfloat16}
+    assert_same_hf_weights(tmp_path / "exported", tmp_path / "original")
 
 
 def test_preset_of_another_size_is_refused_with_every_difference(tmp_path):

@@ -1,11 +1,11 @@
 """An expert that our loop trained, opened with NeMo."""
 
 import pytest
-import torch
 
 from tests.helpers.commands import run, run_well
 from tests.helpers.megatron_cpu import SEQ_LENGTH, VOCAB_SIZE, Workshop
 from tests.helpers.nemo import needs_nemo
+from tests.helpers.weights import assert_same_hf_weights
 from xelm_nemo.corpus.config import TokenizerConfig
 from xelm_nemo.corpus.tokenizer import train_tokenizer
 from xelm_nemo.model.config import ModelConfig
@@ -39,14 +39,9 @@ def folders(tmp_path_factory):
 
 def test_nemo_exports_it_as_we_do_bit_for_bit(folders, tmp_path):
     from nemo.collections import llm
-    from safetensors.torch import load_file
 
     llm.export_ckpt(folders / "nemo", "hf", output_path=tmp_path / "theirs")
-    theirs, ours = (
-        load_file(folder / "model.safetensors") for folder in (tmp_path / "theirs", folders / "ours")
-    )
-    assert theirs.keys() == ours.keys()
-    assert all(torch.equal(theirs[name], ours[name]) for name in ours)
+    assert_same_hf_weights(tmp_path / "theirs", folders / "ours")
     same = ("config.json", "generation_config.json", "sentencepiece.bpe.model", "tokenizer_config.json")
     for name in same:
         assert (tmp_path / "theirs" / name).read_bytes() == (folders / "ours" / name).read_bytes(), name

@@ -4,11 +4,11 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from tests.helpers.random_opt import write_opt_tokenizer
 from tests.helpers.random_xglm import logits_of, random_tokens
 from tests.helpers.variants import VARIANTS, random_variant
+from tests.helpers.weights import assert_same_hf_weights
 from xelm_nemo import device, parallel
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.checkpoint import store
@@ -65,13 +65,7 @@ def test_imported_model_gives_the_same_logits_at_every_length(folders):
 
 
 def test_exported_weights_are_the_imported_ones_bit_for_bit(folders):
-    original, exported = (
-        load_file(folders / name / "model.safetensors") for name in ("original", "exported")
-    )
-    assert exported.keys() == original.keys()
-    for name, expected in original.items():
-        assert exported[name].dtype == expected.dtype
-        assert torch.equal(exported[name], expected), name
+    assert_same_hf_weights(folders / "exported", folders / "original")
 
 
 def test_transformers_gives_the_same_logits_for_the_exported_folder(folders):

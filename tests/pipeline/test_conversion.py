@@ -9,7 +9,7 @@ import torch
 from tests.helpers.metaseq_files import write_consolidated
 from tests.helpers.random_opt import write_opt_tokenizer
 from tests.helpers.variants import random_variant
-from tests.helpers.weights import read_weights
+from tests.helpers.weights import assert_same_tensors, read_weights
 from xelm_nemo import command
 from xelm_nemo.config.compose import compose
 from xelm_nemo.config.schema import ExportConfig
@@ -114,11 +114,9 @@ def test_metaseq_comes_in_and_goes_out(words, tmp_path):
     arguments = [f"seed_model.path={path}", f"tokenizer.path={words}", f"output={tmp_path / 'run'}"]
     assert command.run(lambda: pipeline.main("branch", ["seed_model.source=metaseq", *arguments])) == 0
     assert not export(f"source={tmp_path / 'run/seed_model'}", f"output={tmp_path / 'out'}", "format=metaseq")
-    found, given = (
-        torch.load(p, weights_only=True)["model"] for p in (tmp_path / "out/consolidated.pt", path)
+    assert_same_tensors(
+        *(torch.load(p, weights_only=True)["model"] for p in (tmp_path / "out/consolidated.pt", path))
     )
-    assert found.keys() == given.keys()
-    assert all(torch.equal(found[name], given[name]) for name in given)
 
 
 def test_number_format_is_cast_when_asked(branched, words, tmp_path):

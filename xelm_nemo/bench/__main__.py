@@ -2,8 +2,10 @@
 
 python -m xelm_nemo.bench CASE ... [rounds=5] [only=NAME,...] [json=FILE] [SIZE=NUMBER,...]
 
-Cases: linear_cross_entropy, linear_cross_entropy_parts. Sizes: tokens, hidden, vocab, chunk; with several
-numbers every combination is measured. One row a provider: a table on the screen, a JSON object in FILE.
+Case (and its sizes): linear_cross_entropy (tokens, hidden, vocab), linear_cross_entropy_parts (chunk, hidden,
+vocab), mixture, target_mixture and mixture_blocks (experts, tokens, vocab). With several numbers for a size
+every combination is measured; the defaults are for a GPU. One row a provider: a table on the screen, a JSON
+object in FILE.
 """
 
 import sys

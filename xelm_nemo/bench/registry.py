@@ -12,6 +12,9 @@ from xelm_nemo.errors import ConfigError
 CASES = {
     "linear_cross_entropy": "xelm_nemo.bench.linear_cross_entropy",
     "linear_cross_entropy_parts": "xelm_nemo.bench.linear_cross_entropy_parts",
+    "mixture": "xelm_nemo.bench.mixture",
+    "mixture_blocks": "xelm_nemo.bench.mixture_blocks",
+    "target_mixture": "xelm_nemo.bench.target_mixture",
 }
 Sizes = Mapping[str, int]
 
@@ -42,7 +45,7 @@ class Case:
         sizes: name to what is measured if nothing else is asked for.
         inputs: sizes to the inputs, the same for all providers.
         providers: sizes to those who do the operation.
-        errors: inputs and a provider's step to its relative errors by name; None checks nothing.
+        errors: inputs and a provider's step to its errors by name; None checks nothing.
         floor: the provider that does only what nobody can leave out.
     """
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from xelm_nemo.artifacts import Recipe
+from xelm_nemo.checkpoint.hf import import_hf
 from xelm_nemo.checkpoint.metaseq import import_metaseq
 from xelm_nemo.errors import CheckpointError
 
@@ -108,6 +109,15 @@ def _piece(name, tensor, number, num_parts):
     if name.endswith(_BY_COLUMNS):
         return tensor.chunk(num_parts, 1)[number].clone()
     return tensor
+
+
+def with_imported(make, settings, root):
+    """A random model, and the model folder that its Hugging Face folder was imported to."""
+    torch.manual_seed(0)
+    model = make(**settings)
+    model.save_pretrained(root / "hf")
+    import_hf(root / "hf", root / "imported", RECIPE)
+    return model, root / "imported"
 
 
 def assert_refused(source, folder, *said):

@@ -2,7 +2,6 @@
 
 import torch
 import torch.distributed.checkpoint as dcp
-from safetensors.torch import load_file
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
@@ -22,22 +21,12 @@ def read_weights(model_folder):
     return tensors
 
 
-def hf_weights(folder):
-    """Every tensor of a Hugging Face folder with one file of them."""
-    return load_file(folder / "model.safetensors")
-
-
 def assert_same_tensors(found, expected):
     """The same names, and under each the same tensor: number format and every bit."""
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         assert found[name].dtype == tensor.dtype, name
         assert torch.equal(found[name], tensor), name
-
-
-def assert_same_hf_weights(folder, expected):
-    """Two Hugging Face folders hold the same tensors."""
-    assert_same_tensors(hf_weights(folder), hf_weights(expected))
 
 
 def assert_same_weights(folder, expected):

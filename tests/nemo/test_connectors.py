@@ -1,14 +1,13 @@
 """NeMo's own `import_ckpt` and `export_ckpt`: Hugging Face -> NeMo -> Hugging Face, every architecture."""
 
-import json
-
 import pytest
 import torch
 
+from tests.helpers.hf_folders import assert_same_hf_settings, assert_same_hf_weights, hf_weights
 from tests.helpers.nemo import leaves_nothing, needs_nemo, small_config
 from tests.helpers.random_opt import LIKE_350M, PRE_NORM, random_opt, write_opt_tokenizer
 from tests.helpers.random_xglm import GELU, RELU, change_config, logits_of, random_tokens, random_xglm
-from tests.helpers.weights import assert_same_hf_weights, assert_same_weights, hf_weights
+from tests.helpers.weights import assert_same_weights
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.checkpoint.architectures import read_shape
 from xelm_nemo.checkpoint.facts import load_facts
@@ -66,14 +65,7 @@ def test_weights_come_back_bit_for_bit(folders):
 def test_every_setting_and_the_tokenizer_come_back(folders):
     from transformers import AutoTokenizer
 
-    original, exported = (
-        json.loads((folders / name / "config.json").read_text()) for name in ("original", "exported")
-    )
-    # Who wrote the file, and the dtype's name in newer and in older versions.
-    for config in (original, exported):
-        config.pop("transformers_version", None)
-        config["dtype"] = config.pop("torch_dtype", None) or config["dtype"]
-    assert {key: exported.get(key) for key in original} == original
+    assert_same_hf_settings(folders / "exported", folders / "original")
     before, after = (AutoTokenizer.from_pretrained(folders / name) for name in ("original", "exported"))
     for text in TEXTS:
         assert after(text).input_ids == before(text).input_ids

@@ -5,11 +5,12 @@ import torch
 
 from tests.helpers.commands import run, run_well
 from tests.helpers.conversions import taken
+from tests.helpers.hf_folders import assert_same_hf_weights
 from tests.helpers.large import write_random_xglm
 from tests.helpers.megatron_cpu import SEQ_LENGTH, VOCAB_SIZE, Workshop, free_ports, on_ranks, save_at
 from tests.helpers.nemo import needs_nemo
 from tests.helpers.random_xglm import GELU, RELU, random_xglm
-from tests.helpers.weights import assert_same_hf_weights, assert_same_weights
+from tests.helpers.weights import assert_same_weights
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.checkpoint.hf import import_hf
 from xelm_nemo.corpus.config import TokenizerConfig

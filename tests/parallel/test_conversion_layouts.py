@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from tests.helpers import megatron_cpu
+from tests.helpers.hf_folders import assert_same_hf_weights
 from tests.helpers.metaseq_files import metaseq_tensors
 from tests.helpers.nemo_files import write_nemo_checkpoint
 from tests.helpers.random_opt import LIKE_350M, random_opt
 from tests.helpers.random_xglm import RELU, logits_of, random_tokens, random_xglm
-from tests.helpers.weights import assert_same_hf_weights, assert_same_tensors, assert_same_weights
+from tests.helpers.weights import assert_same_tensors, assert_same_weights
 from xelm_nemo import parallel
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.checkpoint import store

@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
+from tests.helpers.hf_folders import assert_same_hf_settings, assert_same_hf_weights
 from tests.helpers.random_opt import write_opt_tokenizer
 from tests.helpers.random_xglm import logits_of, random_tokens
 from tests.helpers.variants import VARIANTS, random_variant
-from tests.helpers.weights import assert_same_hf_weights
 from xelm_nemo import device, parallel
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.checkpoint import store
@@ -75,14 +75,7 @@ def test_transformers_gives_the_same_logits_for_the_exported_folder(folders):
 
 
 def test_exported_config_has_every_setting_of_the_original(folders):
-    original, exported = (
-        json.loads((folders / name / "config.json").read_text()) for name in ("original", "exported")
-    )
-    # Who wrote the file, and the dtype's name in newer and in older versions.
-    for config in (original, exported):
-        config.pop("transformers_version", None)
-        config["dtype"] = config.pop("torch_dtype", None) or config["dtype"]
-    assert {key: exported.get(key) for key in original} == original
+    assert_same_hf_settings(folders / "exported", folders / "original")
 
 
 def test_exported_folder_holds_tokenizer_and_generation_config(folders):

@@ -11,6 +11,7 @@ from tests.helpers.metaseq_files import (
     RECIPE,
     assert_refused,
     metaseq_tensors,
+    with_imported,
     write_consolidated,
     write_parts,
 )
@@ -35,12 +36,7 @@ VARIANTS = {
 @pytest.fixture(scope="module", params=VARIANTS)
 def variant(request, tmp_path_factory):
     """A model, and the folder that its Hugging Face folder was imported to."""
-    root, (make, settings) = tmp_path_factory.mktemp(request.param), VARIANTS[request.param]
-    torch.manual_seed(0)
-    model = make(**settings)
-    model.save_pretrained(root / "hf")
-    import_hf(root / "hf", root / "imported", RECIPE)
-    return model, root / "imported"
+    return with_imported(*VARIANTS[request.param], tmp_path_factory.mktemp(request.param))
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from argparse import Namespace
 import pytest
 import torch
 
-from tests.helpers.metaseq_files import RECIPE, assert_refused
+from tests.helpers.metaseq_files import RECIPE, assert_refused, with_imported
 from tests.helpers.metaseq_shards import write_flat_parts, write_shards
 from tests.helpers.random_opt import LIKE_350M, PRE_NORM, random_opt
 from tests.helpers.random_xglm import GELU, RELU, random_xglm
@@ -26,25 +26,17 @@ LAYER = "decoder.layers.1.flat_param_0"
 def variant(request, tmp_path_factory):
     """A model, and the folder that its Hugging Face folder was imported to."""
     root, (make, settings) = tmp_path_factory.mktemp(request.param), VARIANTS[request.param]
-    return made(make, settings, root)
+    return with_imported(make, settings, root)
 
 
 @pytest.fixture(scope="module", params=["xglm", "opt"])
 def seed(request, tmp_path_factory):
-    return made(*VARIANTS[request.param], tmp_path_factory.mktemp(request.param))
+    return with_imported(*VARIANTS[request.param], tmp_path_factory.mktemp(request.param))
 
 
 @pytest.fixture(scope="module")
 def opt(tmp_path_factory):
-    return made(*VARIANTS["opt"], tmp_path_factory.mktemp("opt"))
-
-
-def made(make, settings, root):
-    torch.manual_seed(0)
-    model = make(**settings)
-    model.save_pretrained(root / "hf")
-    import_hf(root / "hf", root / "imported", RECIPE)
-    return model, root / "imported"
+    return with_imported(*VARIANTS["opt"], tmp_path_factory.mktemp("opt"))
 
 
 @pytest.fixture(scope="module")

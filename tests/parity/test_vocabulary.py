@@ -5,8 +5,9 @@ import shutil
 import pytest
 import torch
 
+from tests.helpers.hf_folders import assert_same_hf_weights, hf_weights
 from tests.helpers.random_xglm import RELU, random_xglm
-from tests.helpers.weights import assert_same_hf_weights, hf_weights, read_weights
+from tests.helpers.weights import read_weights
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.checkpoint.distributed import open_weights
 from xelm_nemo.checkpoint.distributed_files import write_weights

@@ -49,6 +49,23 @@ def train_in_turn(folders, ports):
         train(TrainJob.load(folder))
 
 
+def save_at(source, target, layout, port):
+    """What each rank does: load a model folder at a layout, and save it from there."""
+    from xelm_nemo import parallel
+    from xelm_nemo.artifacts import Recipe
+    from xelm_nemo.checkpoint import store
+    from xelm_nemo.checkpoint.facts import load_facts
+
+    os.environ["MASTER_PORT"] = str(port)
+    sizes = {
+        "tensor_model_parallel_size": layout.tensor_model_parallel_size,
+        "pipeline_model_parallel_size": layout.pipeline_model_parallel_size,
+    }
+    with parallel.model_parallel(**sizes):
+        model = store.load_model(source, layout)
+        store.save_model(target, model, load_facts(source), Recipe("model", {}))
+
+
 def logits_at_layout(model, tokens_BS):
     """The model's logits [B, S, V] over all pipeline stages; None on stages before the last."""
     from megatron.core.pipeline_parallel import get_forward_backward_func

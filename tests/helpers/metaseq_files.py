@@ -2,8 +2,15 @@
 
 from argparse import Namespace
 
+import pytest
 import torch
 
+from xelm_nemo.artifacts import Recipe
+from xelm_nemo.checkpoint.hf import import_hf
+from xelm_nemo.checkpoint.metaseq import import_metaseq
+from xelm_nemo.errors import CheckpointError
+
+RECIPE = Recipe("model", {})
 _BY_ROWS = ("embed_tokens", "output_projection", "q_proj", "k_proj", "v_proj", "fc1")
 _BY_COLUMNS = ("out_proj.weight", "fc2.weight")
 
@@ -82,12 +89,18 @@ def write_consolidated(model, path, *, fused=False, namespace=False, change=None
 def write_parts(model, folder, num_parts, *, fused=True, prefix="checkpoint_last"):
     """Tensor-parallel parts: each has its own rows of keys, of values and of queries."""
     folder.mkdir(exist_ok=True)
+    for number, part in enumerate(parts_of(model, num_parts, fused=fused)):
+        content = {"model": part, "args": Namespace(**metaseq_settings(model))}
+        torch.save(content, folder / f"{prefix}-model_part-{number}.pt")
+    return folder
+
+
+def parts_of(model, num_parts, *, fused):
+    """The tensors of each tensor-parallel part of a model."""
     tensors = metaseq_tensors(model)
     for number in range(num_parts):
         part = {name: _piece(name, tensor, number, num_parts) for name, tensor in tensors.items()}
-        content = {"model": _fuse(part) if fused else part, "args": Namespace(**metaseq_settings(model))}
-        torch.save(content, folder / f"{prefix}-model_part-{number}.pt")
-    return folder
+        yield _fuse(part) if fused else part
 
 
 def _piece(name, tensor, number, num_parts):
@@ -96,3 +109,23 @@ def _piece(name, tensor, number, num_parts):
     if name.endswith(_BY_COLUMNS):
         return tensor.chunk(num_parts, 1)[number].clone()
     return tensor
+
+
+def with_imported(make, settings, root):
+    """A random model, and the model folder that its Hugging Face folder was imported to."""
+    torch.manual_seed(0)
+    model = make(**settings)
+    model.save_pretrained(root / "hf")
+    import_hf(root / "hf", root / "imported", RECIPE)
+    return model, root / "imported"
+
+
+def assert_refused(source, folder, *said):
+    """The import ends in one line that says all this, and leaves nothing behind."""
+    with pytest.raises(CheckpointError) as caught:
+        import_metaseq(source, folder / "out/model", RECIPE, tokenizer="words")
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in said:
+        assert part in message
+    assert not (folder / "out").exists() or list((folder / "out").iterdir()) == []

@@ -1,5 +1,7 @@
 """Small Hugging Face OPTs in which no weight is 0 or 1, and tokenizers like theirs."""
 
+import json
+
 import torch
 
 from tests.helpers.random_xglm import VOCAB_SIZE, randomise
@@ -21,24 +23,39 @@ def random_opt(*, vocab_size=VOCAB_SIZE, max_position_embeddings=64, **settings)
     return randomise(OPTForCausalLM(config))
 
 
-def write_opt_tokenizer(texts, folder, vocab_size=VOCAB_SIZE):
-    """A byte-level BPE with OPT's special tokens, which puts `</s>` before a text by itself."""
+OPT_SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")  # under the ids from 0
+
+
+def write_opt_tokenizer(texts, folder, vocab_size=VOCAB_SIZE, *, special=OPT_SPECIAL, end="</s>"):
+    """A byte-level BPE with OPT's special tokens, which puts its end before a text by itself."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import GPT2TokenizerFast
 
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    special = [AddedToken(token, special=True) for token in ("<s>", "<pad>", "</s>", "<unk>")]
+    added = [AddedToken(token, special=True) for token in special]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        vocab_size=vocab_size, special_tokens=added, initial_alphabet=alphabet, show_progress=False
     )
     bpe.train_from_iterator(texts, trainer)
-    bpe.post_processor = processors.TemplateProcessing(single="</s> $A", special_tokens=[("</s>", 2)])
+    bpe.post_processor = processors.TemplateProcessing(
+        single=f"{end} $A", special_tokens=[(end, special.index(end))]
+    )
     tokenizer = GPT2TokenizerFast(
-        tokenizer_object=bpe, bos_token="</s>", eos_token="</s>", unk_token="</s>", pad_token="<pad>"
+        tokenizer_object=bpe, bos_token=end, eos_token=end, unk_token=end, pad_token="<pad>"
     )
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_published_opt_tokenizer(texts, folder):
+    """The same in the files of OPT as published: no tokenizer.json, and a setting puts `</s>` in front."""
+    write_opt_tokenizer(texts, folder)
+    (folder / "tokenizer.json").unlink()
+    path = folder / "tokenizer_config.json"
+    settings = {"tokenizer_class": "GPT2Tokenizer", "add_bos_token": True, "errors": "replace"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
     return folder
 
 

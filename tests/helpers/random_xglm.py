@@ -9,12 +9,12 @@ GELU = {"d_model": 48, "attention_heads": 3, "ffn_dim": 192, "num_layers": 3, "a
 RELU = {"d_model": 32, "attention_heads": 2, "ffn_dim": 256, "num_layers": 2, "activation_function": "relu"}
 
 
-def random_xglm(**settings):
+def random_xglm(*, vocab_size=VOCAB_SIZE, **settings):
     """A model with every weight, bias and norm drawn at random."""
     from transformers import XGLMConfig, XGLMForCausalLM
 
     return randomise(
-        XGLMForCausalLM(XGLMConfig(vocab_size=VOCAB_SIZE, max_position_embeddings=64, **settings))
+        XGLMForCausalLM(XGLMConfig(vocab_size=vocab_size, max_position_embeddings=64, **settings))
     )
 
 

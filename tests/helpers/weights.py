@@ -10,6 +10,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from xelm_nemo.checkpoint.distributed import open_weights
 from xelm_nemo.checkpoint.distributed_files import write_weights
+from xelm_nemo.checkpoint.facts import load_facts
 
 
 def read_weights(model_folder):
@@ -35,3 +36,23 @@ def replace_weight(folder, name, change):
     write_weights(written, tensors | {name: changed})
     shutil.rmtree(folder)
     written.rename(folder)
+
+
+def assert_same_tensors(found, expected):
+    """The same names, and under each the same tensor: number format and every bit."""
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype, name
+        assert torch.equal(found[name], tensor), name
+
+
+def assert_same_weights(folder, expected):
+    """Two model folders hold the same tensors."""
+    assert_same_tensors(read_weights(folder), read_weights(expected))
+
+
+def assert_same_model(folder, expected):
+    """Two model folders hold the same weights, of the same sizes and in the same number format."""
+    found, wanted = (load_facts(place) for place in (folder, expected))
+    assert (found.shape, found.vocab_size, found.dtype) == (wanted.shape, wanted.vocab_size, wanted.dtype)
+    assert_same_weights(folder, expected)

@@ -1,18 +1,17 @@
 """NeMo's own `import_ckpt` and `export_ckpt`: Hugging Face -> NeMo -> Hugging Face, every architecture."""
 
-import json
 import pickle
 import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
+from tests.helpers.hf_folders import assert_same_hf_settings, assert_same_hf_weights, hf_weights
 from tests.helpers.hostile import RunsCode
 from tests.helpers.nemo import leaves_nothing, needs_nemo, small_config
 from tests.helpers.random_opt import LIKE_350M, PRE_NORM, random_opt, write_opt_tokenizer
 from tests.helpers.random_xglm import GELU, RELU, change_config, logits_of, random_tokens, random_xglm
-from tests.helpers.weights import read_weights
+from tests.helpers.weights import assert_same_weights
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.checkpoint.architectures import read_shape
 from xelm_nemo.checkpoint.facts import load_facts
@@ -20,7 +19,7 @@ from xelm_nemo.checkpoint.hf import import_hf
 from xelm_nemo.checkpoint.nemo import import_nemo
 from xelm_nemo.corpus.config import TokenizerConfig
 from xelm_nemo.corpus.tokenizer import train_tokenizer
-from xelm_nemo.errors import CheckpointError
+from xelm_nemo.errors import ArtifactError, CheckpointError
 
 pytestmark = needs_nemo
 TEXTS = ["All human beings are born free and equal in dignity and rights.", "Tous les êtres humains"]
@@ -64,26 +63,13 @@ def small_model(folder, architecture):
 
 
 def test_weights_come_back_bit_for_bit(folders):
-    original, exported = (
-        load_file(folders / name / "model.safetensors") for name in ("original", "exported")
-    )
-    assert exported.keys() == original.keys()
-    for name, expected in original.items():
-        assert exported[name].dtype == expected.dtype
-        assert torch.equal(exported[name], expected), name
+    assert_same_hf_weights(folders / "exported", folders / "original")
 
 
 def test_every_setting_and_the_tokenizer_come_back(folders):
     from transformers import AutoTokenizer
 
-    original, exported = (
-        json.loads((folders / name / "config.json").read_text()) for name in ("original", "exported")
-    )
-    # Who wrote the file, and the dtype's name in newer and in older versions.
-    for config in (original, exported):
-        config.pop("transformers_version", None)
-        config["dtype"] = config.pop("torch_dtype", None) or config["dtype"]
-    assert {key: exported.get(key) for key in original} == original
+    assert_same_hf_settings(folders / "exported", folders / "original")
     before, after = (AutoTokenizer.from_pretrained(folders / name) for name in ("original", "exported"))
     for text in TEXTS:
         assert after(text).input_ids == before(text).input_ids
@@ -119,9 +105,7 @@ def test_the_model_that_nemo_loads_gives_the_logits_of_hugging_face(folders):
 def test_our_import_of_the_checkpoint_is_our_import_of_the_original(folders, tmp_path):
     import_nemo(folders / "imported", tmp_path / "from_nemo", Recipe("model", {}))
     import_hf(folders / "original", tmp_path / "from_hf", Recipe("model", {}))
-    found, expected = (read_weights(tmp_path / name) for name in ("from_nemo", "from_hf"))
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert_same_weights(tmp_path / "from_nemo", tmp_path / "from_hf")
     ours, theirs = (load_facts(tmp_path / name) for name in ("from_nemo", "from_hf"))
     assert (ours.shape, ours.vocab_size, ours.dtype) == (theirs.shape, theirs.vocab_size, theirs.dtype)
 
@@ -134,11 +118,8 @@ def test_bfloat16_stays_bfloat16(tmp_path):
     train_tokenizer(TEXTS, TokenizerConfig(vocab_size=100), tmp_path / "original")
     llm.import_ckpt(model=model, source=f"hf://{tmp_path}/original", output_path=tmp_path / "imported")
     llm.export_ckpt(tmp_path / "imported", "hf", output_path=tmp_path / "exported")
-    original, exported = (
-        load_file(tmp_path / name / "model.safetensors") for name in ("original", "exported")
-    )
-    assert {tensor.dtype for tensor in exported.values()} == {torch.bfloat16}
-    assert all(torch.equal(exported[name], original[name]) for name in original)
+    assert {tensor.dtype for tensor in hf_weights(tmp_path / "exported").values()} == {torch.bfloat16}
+    assert_same_hf_weights(tmp_path / "exported", tmp_path / "original")
 
 
 def test_preset_of_another_size_is_refused_with_every_difference(tmp_path):
@@ -170,6 +151,19 @@ def test_opt_is_no_xglm(tmp_path):
         llm.import_ckpt(
             model=XGLMModel(like_it), source=f"hf://{tmp_path}/original", output_path=tmp_path / "imported"
         )
+
+
+@pytest.mark.parametrize("architecture, settings", [("xglm", GELU), ("opt", PRE_NORM)])
+def test_special_tokens_with_other_ids_leave_no_checkpoint_behind(tmp_path, architecture, settings):
+    from nemo.collections import llm
+
+    write_original(architecture, settings, tmp_path / "original")
+    for path in (tmp_path / "original").glob("*token*"):
+        path.unlink()
+    write_opt_tokenizer(TEXTS, tmp_path / "original", special=("<pad>", "<s>", "</s>", "<unk>"))
+    model = small_model(tmp_path / "original", architecture)
+    with leaves_nothing(tmp_path), pytest.raises(ArtifactError, match="special tokens have ids"):
+        llm.import_ckpt(model=model, source=f"hf://{tmp_path}/original", output_path=tmp_path / "imported")
 
 
 def test_weights_that_do_not_fit_leave_no_checkpoint_behind(tmp_path):

@@ -4,11 +4,18 @@ import pytest
 import torch
 
 from tests.helpers.commands import run, run_well
-from tests.helpers.megatron_cpu import SEQ_LENGTH, VOCAB_SIZE, Workshop
+from tests.helpers.conversions import taken
+from tests.helpers.hf_folders import assert_same_hf_weights
+from tests.helpers.large import write_random_xglm
+from tests.helpers.megatron_cpu import SEQ_LENGTH, VOCAB_SIZE, Workshop, free_ports, on_ranks, save_at
 from tests.helpers.nemo import needs_nemo
+from tests.helpers.random_xglm import GELU, RELU, random_xglm
+from tests.helpers.weights import assert_same_weights
+from xelm_nemo.artifacts import Recipe
+from xelm_nemo.checkpoint.hf import import_hf
 from xelm_nemo.corpus.config import TokenizerConfig
 from xelm_nemo.corpus.tokenizer import train_tokenizer
-from xelm_nemo.model.config import ModelConfig
+from xelm_nemo.model.config import ModelConfig, ParallelConfig
 
 pytestmark = needs_nemo
 SHAPE = ModelConfig(
@@ -18,6 +25,8 @@ SHAPE = ModelConfig(
     num_attention_heads=2,
     max_position_embeddings=SEQ_LENGTH,
 )
+
+FOUR_HEADS = {**GELU, "d_model": 64, "attention_heads": 4, "num_layers": 2}  # two a rank at TP2
 
 
 @pytest.fixture(scope="module")
@@ -39,17 +48,36 @@ def folders(tmp_path_factory):
 
 def test_nemo_exports_it_as_we_do_bit_for_bit(folders, tmp_path):
     from nemo.collections import llm
-    from safetensors.torch import load_file
 
     llm.export_ckpt(folders / "nemo", "hf", output_path=tmp_path / "theirs")
-    theirs, ours = (
-        load_file(folder / "model.safetensors") for folder in (tmp_path / "theirs", folders / "ours")
-    )
-    assert theirs.keys() == ours.keys()
-    assert all(torch.equal(theirs[name], ours[name]) for name in ours)
+    assert_same_hf_weights(tmp_path / "theirs", folders / "ours")
     same = ("config.json", "generation_config.json", "sentencepiece.bpe.model", "tokenizer_config.json")
     for name in same:
         assert (tmp_path / "theirs" / name).read_bytes() == (folders / "ours" / name).read_bytes(), name
+
+
+def test_export_does_not_hold_the_model(tmp_path):
+    shape = {"vocab_size": 2048, "d_model": 1024, "ffn_dim": 4096, "num_layers": 26, "attention_heads": 8}
+    hf = write_random_xglm(tmp_path / "hf", **shape)
+    import_hf(hf, tmp_path / "model", Recipe("model", {}))
+    size = (hf / "model.safetensors").stat().st_size
+    assert size > 659_000_000  # the largest tensors have 8 MiB
+    assert taken("export_nemo", tmp_path / "model", tmp_path / "nemo", above="nothing_nemo") <= size / 2
+    assert_same_weights(tmp_path / "nemo", tmp_path / "model")
+
+
+@pytest.mark.parametrize("settings", [RELU, FOUR_HEADS], ids=["relu", "gelu"])
+def test_nemo_exports_what_four_ranks_saved_as_the_original(tmp_path, settings):
+    from nemo.collections import llm
+
+    torch.manual_seed(0)
+    random_xglm(**settings).save_pretrained(tmp_path / "original")
+    import_hf(tmp_path / "original", tmp_path / "imported", Recipe("model", {}))
+    layout = ParallelConfig(tensor_model_parallel_size=2, pipeline_model_parallel_size=2)
+    on_ranks(4, save_at, tmp_path / "imported", tmp_path / "four", layout, *free_ports(1))
+    run_well("export", f"source={tmp_path / 'four'}", "format=nemo", f"output={tmp_path / 'nemo'}")
+    llm.export_ckpt(tmp_path / "nemo", "hf", output_path=tmp_path / "theirs")
+    assert_same_hf_weights(tmp_path / "theirs", tmp_path / "original")
 
 
 def test_nemo_builds_the_model_from_its_context(folders):

@@ -5,18 +5,20 @@ import os
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from tests.helpers import megatron_cpu
+from tests.helpers.hf_folders import assert_same_hf_weights
+from tests.helpers.metaseq_files import metaseq_tensors
 from tests.helpers.nemo_files import write_nemo_checkpoint
 from tests.helpers.random_opt import LIKE_350M, random_opt
 from tests.helpers.random_xglm import RELU, logits_of, random_tokens, random_xglm
-from tests.helpers.weights import read_weights
+from tests.helpers.weights import assert_same_tensors, assert_same_weights
 from xelm_nemo import parallel
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.checkpoint import store
 from xelm_nemo.checkpoint.facts import load_facts
 from xelm_nemo.checkpoint.hf import export_hf, import_hf
+from xelm_nemo.checkpoint.metaseq_export import export_metaseq
 from xelm_nemo.checkpoint.nemo import import_nemo
 from xelm_nemo.model.config import ParallelConfig
 
@@ -149,11 +151,7 @@ def assert_same_model(folder, move, tmp_path):
         assert (logits - expected).abs().max() <= 1e-4
         assert torch.equal(logits.argmax(-1), expected.argmax(-1))
     export_hf(folder / move.target, tmp_path / "exported", tokenizer=None)
-    original, exported = (
-        load_file(place / "model.safetensors") for place in (folder / "original", tmp_path / "exported")
-    )
-    assert original.keys() == exported.keys()
-    assert all(torch.equal(exported[name], tensor) for name, tensor in original.items())
+    assert_same_hf_weights(tmp_path / "exported", folder / "original")
 
 
 @pytest.mark.parametrize("name, move", cases([*TWO_RANKS, *BACK]))
@@ -167,11 +165,29 @@ def test_model_is_the_same_at_four_ranks_and_after(on_four_ranks, tmp_path, name
     assert_same_model(on_four_ranks / name, move, tmp_path)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["xglm_gelu", "xglm_relu_8x"])
+def test_metaseq_file_from_four_ranks_is_the_original(on_four_ranks, tmp_path, name):
+    from transformers import AutoModelForCausalLM
+
+    export_metaseq(on_four_ranks / name / "tp2_pp2", tmp_path / "out")
+    found = torch.load(tmp_path / "out/consolidated.pt", weights_only=True)["model"]
+    original = AutoModelForCausalLM.from_pretrained(on_four_ranks / name / "original")
+    assert_same_tensors(found, metaseq_tensors(original))
+
+
 @pytest.mark.parametrize("target", ["tp2", "pp2"])
 def test_nemo_checkpoint_of_two_ranks_becomes_the_model_of_one(on_two_ranks, tmp_path, target):
-    folder = on_two_ranks / "opt_like_350m"
+    assert_same_after_nemo(on_two_ranks / "opt_like_350m", target, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["xglm_gelu", "opt_like_350m"])
+def test_nemo_checkpoint_of_four_ranks_becomes_the_model_of_one(on_four_ranks, tmp_path, name):
+    assert_same_after_nemo(on_four_ranks / name, "tp2_pp2", tmp_path)
+
+
+def assert_same_after_nemo(folder, target, tmp_path):
     checkpoint = write_nemo_checkpoint(folder / target, tmp_path / "checkpoint", vocab_size=300)
     import_nemo(checkpoint, tmp_path / "imported", RECIPE)
-    found, expected = read_weights(tmp_path / "imported"), read_weights(folder / "imported")
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert_same_weights(tmp_path / "imported", folder / "imported")

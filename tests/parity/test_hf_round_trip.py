@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
+from tests.helpers.hf_folders import assert_same_hf_settings, assert_same_hf_weights
 from tests.helpers.random_opt import write_opt_tokenizer
 from tests.helpers.random_xglm import logits_of, random_tokens
 from tests.helpers.variants import VARIANTS, random_variant
@@ -65,13 +65,7 @@ def test_imported_model_gives_the_same_logits_at_every_length(folders):
 
 
 def test_exported_weights_are_the_imported_ones_bit_for_bit(folders):
-    original, exported = (
-        load_file(folders / name / "model.safetensors") for name in ("original", "exported")
-    )
-    assert exported.keys() == original.keys()
-    for name, expected in original.items():
-        assert exported[name].dtype == expected.dtype
-        assert torch.equal(exported[name], expected), name
+    assert_same_hf_weights(folders / "exported", folders / "original")
 
 
 def test_transformers_gives_the_same_logits_for_the_exported_folder(folders):
@@ -81,14 +75,7 @@ def test_transformers_gives_the_same_logits_for_the_exported_folder(folders):
 
 
 def test_exported_config_has_every_setting_of_the_original(folders):
-    original, exported = (
-        json.loads((folders / name / "config.json").read_text()) for name in ("original", "exported")
-    )
-    # Who wrote the file, and the dtype's name in newer and in older versions.
-    for config in (original, exported):
-        config.pop("transformers_version", None)
-        config["dtype"] = config.pop("torch_dtype", None) or config["dtype"]
-    assert {key: exported.get(key) for key in original} == original
+    assert_same_hf_settings(folders / "exported", folders / "original")
 
 
 def test_exported_folder_holds_tokenizer_and_generation_config(folders):

@@ -5,24 +5,17 @@ import torch
 
 from tests.helpers.metaseq_files import write_consolidated, write_parts
 from tests.helpers.variants import VARIANTS, random_variant
+from tests.helpers.weights import assert_same_tensors
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.checkpoint.facts import load_facts
-from xelm_nemo.checkpoint.metaseq import import_metaseq
+from xelm_nemo.checkpoint.metaseq import import_metaseq, read_metaseq_shape
 from xelm_nemo.checkpoint.metaseq_export import export_metaseq
-from xelm_nemo.checkpoint.metaseq_settings import read_metaseq_shape
 
 RECIPE = Recipe("model", {})
 
 
 def read(path):
     return torch.load(path, weights_only=True)
-
-
-def assert_same_tensors(found, expected):
-    assert found.keys() == expected.keys()
-    for name, tensor in expected.items():
-        assert found[name].dtype == tensor.dtype
-        assert torch.equal(found[name], tensor), name
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -9,7 +9,7 @@ import torch
 from tests.helpers.metaseq_files import write_consolidated
 from tests.helpers.random_opt import write_opt_tokenizer
 from tests.helpers.variants import random_variant
-from tests.helpers.weights import read_weights
+from tests.helpers.weights import assert_same_tensors, read_weights
 from xelm_nemo import artifacts, command
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.config.compose import compose
@@ -129,18 +129,15 @@ def test_tokenizer_that_is_asked_for_has_to_be_there(branched, tmp_path, capsys)
     assert not (tmp_path / "hf").exists()
 
 
-def test_tokenizer_of_another_model_is_refused_by_its_special_tokens(original, words, tmp_path, capsys):
-    path = shutil.copytree(words, tmp_path / "words") / "tokenizer.json"
-    content = json.loads(path.read_text())
-    for token in content["added_tokens"]:
-        token["id"] = (token["id"] + 1) % 4
-    vocabulary = content["model"]["vocab"]
-    for token in content["added_tokens"]:
-        vocabulary[token["content"]] = token["id"]
-    path.write_text(json.dumps(content))
-    line = error_of(capsys, branch(original, tmp_path / "run", f"tokenizer.path={path.parent}"))
+def test_tokenizer_of_another_model_is_refused_by_its_special_tokens(original, branched, tmp_path, capsys):
+    other = tmp_path / "words"
+    write_opt_tokenizer(["All human beings"], other, special=("<unk>", "<s>", "<pad>", "</s>"))
+    line = error_of(capsys, branch(original, tmp_path / "run", f"tokenizer.path={other}"))
     assert "special tokens have ids" in line and "'</s>': 3" in line and "set tokenizer.path=DIR" in line
     assert not (tmp_path / "run/seed_model").exists()
+    arguments = [f"source={branched / 'seed_model'}", f"output={tmp_path / 'hf'}", f"tokenizer={other}"]
+    assert "special tokens have ids" in error_of(capsys, export(*arguments))
+    assert not (tmp_path / "hf").exists()
 
 
 def test_metaseq_comes_in_and_goes_out(words, tmp_path):
@@ -148,11 +145,9 @@ def test_metaseq_comes_in_and_goes_out(words, tmp_path):
     arguments = [f"seed_model.path={path}", f"tokenizer.path={words}", f"output={tmp_path / 'run'}"]
     assert command.run(lambda: pipeline.main("branch", ["seed_model.source=metaseq", *arguments])) == 0
     assert not export(f"source={tmp_path / 'run/seed_model'}", f"output={tmp_path / 'out'}", "format=metaseq")
-    found, given = (
-        torch.load(p, weights_only=True)["model"] for p in (tmp_path / "out/consolidated.pt", path)
+    assert_same_tensors(
+        *(torch.load(p, weights_only=True)["model"] for p in (tmp_path / "out/consolidated.pt", path))
     )
-    assert found.keys() == given.keys()
-    assert all(torch.equal(found[name], given[name]) for name in given)
 
 
 def test_number_format_is_cast_when_asked(branched, words, tmp_path):

@@ -42,7 +42,7 @@ ONLY_IN = {
     },
     "nemo": {"nemo"},
     "omegaconf": {"config"},
-    "sklearn": {"clustering"},
+    "sklearn": {"bench", "clustering"},
     "stopwordsiso": {"clustering"},
     "submitit": {"launch"},
     "transformer_engine": {"model"},

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from xelm_nemo.model.config import ModelConfig, recorded_settings, shape_problems
+from xelm_nemo.model.config import ModelConfig, padded_vocab_size, recorded_settings, shape_problems
 
 OPT_350M = ModelConfig(architecture="opt", post_layernorm=True, word_embed_proj_dim=512)
 # What recipes and model.json held before there was OPT.
@@ -50,3 +50,13 @@ def test_shape_of_opt_350m_can_be():
 )
 def test_shape_that_cannot_be_is_explained(change, said):
     assert said in "; ".join(shape_problems(dataclasses.replace(OPT_350M, **change)))
+
+
+@pytest.mark.parametrize("tp, rows", [(1, 256_128), (2, 256_256), (4, 256_512), (8, 257_024)])
+def test_xglms_vocabulary_has_rows_for_every_rank_in_multiples_of_128(tp, rows):
+    assert padded_vocab_size(256_008, tp) == rows
+
+
+@pytest.mark.parametrize("tp, rows", [(1, 50_304), (2, 50_432), (4, 50_688)])
+def test_opts_vocabulary_has_rows_for_every_rank_in_multiples_of_128(tp, rows):
+    assert padded_vocab_size(50_272, tp) == rows

@@ -2,7 +2,7 @@ import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from tests.helpers.random_opt import write_opt_tokenizer
+from tests.helpers.random_opt import write_opt_tokenizer, write_published_opt_tokenizer
 from xelm_nemo.corpus.config import TokenizerConfig
 from xelm_nemo.corpus.tokenizer import (
     check_special_ids,
@@ -63,6 +63,38 @@ def test_special_tokens_with_other_ids_are_named(tmp_path):
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>", unk_token="<unk>")
     with pytest.raises(ArtifactError, match=r"ids {'<s>': 1, '<pad>': 0, .*; set tokenizer.path=DIR"):
         check_special_ids(tokenizer, tmp_path)
+
+
+OTHER_ORDER = ("<pad>", "<s>", "</s>", "<unk>")
+
+
+def test_opts_own_files_give_its_ids_and_a_document_between_two_ends(tmp_path):
+    words = load_tokenizer(write_published_opt_tokenizer(["All human beings are born free."], tmp_path))
+    assert type(words).__name__ == "GPT2Tokenizer"
+    assert (words.bos_token_id, words.pad_token_id, words.eos_token_id) == (2, 1, 2)
+    text = "All human beings"
+    assert words(text).input_ids[0] == 2 and words(text).input_ids.count(2) == 1
+    assert encode_document(words, text) == [*words(text).input_ids, 2]
+
+
+@pytest.mark.parametrize("write", [write_opt_tokenizer, write_published_opt_tokenizer])
+def test_opt_tokenizer_is_loaded_with_and_without_its_fast_file(tmp_path, write):
+    ids = encode_document(load_tokenizer(write(["All human beings"], tmp_path)), "All human beings")
+    assert (ids[0], ids[-1], ids.count(2), 0 in ids) == (2, 2, 2, False)
+
+
+def test_opt_tokenizer_with_other_ids_is_refused_in_one_line(tmp_path):
+    write_opt_tokenizer(["All human beings"], tmp_path, special=OTHER_ORDER)
+    said = r"ids {'<s>': 1, '<pad>': 0, [^\n]*; set tokenizer.path=DIR[^\n]*$"
+    with pytest.raises(ArtifactError, match=said):
+        load_tokenizer(tmp_path)
+
+
+def test_tokenizer_of_opts_kind_with_an_end_of_its_own_is_another_models(tmp_path):
+    special = ("<pad>", "<|endoftext|>")
+    write_opt_tokenizer(["All human beings"], tmp_path, special=special, end="<|endoftext|>")
+    words = load_tokenizer(tmp_path)
+    assert encode_document(words, "All human beings")[0] == words.eos_token_id == 1
 
 
 def test_text_comes_back_with_newlines_as_spaces(folder):

@@ -1,10 +1,17 @@
 """Measure one operation against its peers, in one process and in turn.
 
-python -m xelm_nemo.bench CASE ... [rounds=5] [only=NAME,...] [json=FILE] [SIZE=NUMBER,...]
+python -m xelm_nemo.bench CASE ... [rounds=5] [only=NAME,...] [json=FILE] [SIZE=VALUE,...]
 torchrun --nproc-per-node N -m xelm_nemo.bench train_step layouts=dp2,tp2_sp,pp2 [model=xglm_1_7b] ...
 
-Cases: linear_cross_entropy, linear_cross_entropy_parts. Sizes: tokens, hidden, vocab, chunk; with several
-numbers every combination is measured. One row a provider: a table on the screen, a JSON object in FILE.
+Cases and their sizes:
+  linear_cross_entropy                     tokens, hidden, vocab
+  linear_cross_entropy_parts               chunk, hidden, vocab
+  mixture, target_mixture, mixture_blocks  experts, tokens, vocab
+  kmeans                                   documents, clusters, dim
+  shards                                   corpus, tokenizer, vocab; on a CPU, as the next
+  featurise                                corpus, analyzer (word, char_wb), verb (fit, transform)
+With several values for a size every combination is measured; the numbers' defaults are for a GPU. A corpus is
+a .jsonl file, a folder of them, or udhr. One row a provider: a table on the screen, a JSON object in FILE.
 """
 
 import sys

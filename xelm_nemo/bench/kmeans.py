@@ -1,64 +1,45 @@
-"""Balanced k-means: seconds of a fit and of its parts, and its cost beside that of upstream's algorithm.
+"""Balanced k-means: a fit and its parts, and its cost beside that of upstream's algorithm.
 
-python -m xelm_nemo.bench.kmeans [n=1000000] [k=16,32,64,128]
-
-One JSON object a number of clusters. Upstream's centroids get the cheapest balanced assignment of all
-documents, which its auction does not find, so `upstream_cost` flatters it.
+Upstream's centroids get the cheapest balanced assignment of all documents, which its auction does not find,
+so that the cost of ours is compared with less than upstream's.
 """
 
-import json
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from xelm_nemo import _csrc, command
+from xelm_nemo import _csrc
+from xelm_nemo.bench.registry import Case, Provider, Sizes
 from xelm_nemo.bench.upstream_kmeans import upstream_centroids
 from xelm_nemo.clustering import balance, kmeans
 from xelm_nemo.device import device
 
+SETTINGS: dict[str, Any] = {"seed": 0, "num_starts": 1, "max_iterations": 20}
 
-def measure_kmeans(
-    n: int, k: int, *, dim: int = 100, num_starts: int = 1, max_iterations: int = 20, seed: int = 0
-) -> dict[str, Any]:
-    """Fit once to warm up on few documents, then once for time; see the module for the rows.
 
-    Args:
-        n: documents; unit vectors in groups of uneven size.
-        k: clusters.
-        dim: of the vectors.
-        num_starts: as `balanced_kmeans`.
-        max_iterations: as `balanced_kmeans`.
-        seed: of the vectors and of the fit.
-    """
-    vectors = uneven_groups(n, dim, seed)
-    settings: dict[str, Any] = {"seed": seed, "num_starts": num_starts, "max_iterations": max_iterations}
-    kmeans.balanced_kmeans(vectors[: max(k, min(n, 200 * k))], k, **settings)
-    parts = _Parts()
-    started = time.perf_counter()
-    with parts.watched():
-        fit = kmeans.balanced_kmeans(vectors, k, **settings)
-    seconds = time.perf_counter() - started
-    upstream_seconds, upstream = _upstream(vectors, k, seed)
-    return {
-        "case": "kmeans",
-        "device": str(device()),
-        **{"n": n, "k": k, "dim": dim, "num_starts": num_starts},
-        "seconds": round(seconds, 3),
-        "seconds_of": {name: round(spent, 3) for name, spent in parts.seconds.items()},
-        "calls_of": dict(parts.calls),
-        "smallest": int(fit.sizes.min()),
-        "largest": int(fit.sizes.max()),
-        "upstream_seconds": round(upstream_seconds, 3),
-        "cost": round(fit.cost / n, 6),
-        "upstream_cost": round(upstream / n, 6),
-        "cost_ratio": round(fit.cost / upstream, 5),
-    }
+@dataclass
+class Inputs:
+    """The documents, and the cost of the last fit."""
+
+    vectors: NDArray[np.float32]
+    num_clusters: int
+    cost: float = 0.0
+    upstream_cost: float | None = None
+
+
+def make_inputs(sizes: Sizes) -> Inputs:
+    """Unit vectors in groups of uneven size; a fit of few of them warms up."""
+    n, k = sizes["documents"], sizes["clusters"]
+    vectors = uneven_groups(n, sizes["dim"], SETTINGS["seed"])
+    kmeans.balanced_kmeans(vectors[: max(k, min(n, 200 * k))], k, **SETTINGS)
+    return Inputs(vectors, k)
 
 
 def uneven_groups(n: int, dim: int, seed: int) -> NDArray[np.float32]:
@@ -69,6 +50,51 @@ def uneven_groups(n: int, dim: int, seed: int) -> NDArray[np.float32]:
     vectors = center.astype(np.float32)[group] + 0.7 * rng.standard_normal((n, dim), np.float32)
     unit: NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     return unit
+
+
+def _ours(inputs: Inputs) -> Callable[[], None]:
+    def step() -> None:
+        inputs.cost = kmeans.balanced_kmeans(inputs.vectors, inputs.num_clusters, **SETTINGS).cost
+
+    return step
+
+
+def _upstream(inputs: Inputs) -> Callable[[], None]:
+    points = kmeans._Points(torch.as_tensor(inputs.vectors).to(device()))
+
+    def step() -> None:
+        centroids = upstream_centroids(points.vectors, inputs.num_clusters, SETTINGS["seed"])
+        if inputs.upstream_cost is None:
+            inputs.upstream_cost = _least_cost(points, centroids)
+        inputs.cost = inputs.upstream_cost
+
+    return step
+
+
+def _least_cost(points: kmeans._Points, centroids: Tensor) -> float:
+    """The least that centroids allow with clusters of equal sizes."""
+    chosen = balance.balanced_assignment(points.costs(centroids))[0]
+    return points.means(chosen, len(centroids))[1]
+
+
+def errors(inputs: Inputs, _: Callable[[], None]) -> dict[str, float]:
+    """By how much the last fit costs more than upstream's centroids allow, of that."""
+    if not inputs.upstream_cost:
+        return {}
+    return {"cost": inputs.cost / inputs.upstream_cost - 1}
+
+
+def facts(inputs: Inputs) -> dict[str, Any]:
+    """Of one more fit of ours: sizes, and the parts' seconds and calls."""
+    parts = _Parts()
+    with parts.watched():
+        fit = kmeans.balanced_kmeans(inputs.vectors, inputs.num_clusters, **SETTINGS)
+    return {
+        "seconds_of": {name: round(spent, 3) for name, spent in parts.seconds.items()},
+        "calls_of": dict(parts.calls),
+        "smallest": int(fit.sizes.min()),
+        "largest": int(fit.sizes.max()),
+    }
 
 
 class _Parts:
@@ -122,26 +148,16 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
-def _upstream(vectors: NDArray[np.float32], k: int, seed: int) -> tuple[float, float]:
-    """Seconds that upstream's algorithm takes, and the least cost that its centroids allow."""
-    points = kmeans._Points(torch.as_tensor(vectors).to(device()))
-    _wait()
-    started = time.perf_counter()
-    centroids = upstream_centroids(points.vectors, k, seed)
-    _wait()
-    seconds = time.perf_counter() - started
-    cost = points.costs(centroids)
-    chosen = balance.balanced_assignment(cost)[0]
-    return seconds, points.means(chosen, k)[1]
+def providers(_: Sizes) -> list[Provider]:
+    """Upstream's algorithm first."""
+    return [Provider("upstream", _upstream), Provider("ours", _ours, facts=facts)]
 
 
-def main() -> None:
-    """Print a row for each number of clusters."""
-    given = dict(argument.split("=", 1) for argument in sys.argv[1:])
-    for k in given.get("k", "16,32,64,128").split(","):
-        sys.stdout.write(json.dumps(measure_kmeans(int(given.get("n", 1_000_000)), int(k))) + "\n")
-        sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    sys.exit(command.run(main))
+CASE = Case(
+    name="kmeans",
+    sizes={"documents": (1_000_000,), "clusters": (16, 32, 64, 128), "dim": (100,)},
+    inputs=make_inputs,
+    providers=providers,
+    errors=errors,
+    is_job=True,
+)

@@ -10,10 +10,17 @@ from xelm_nemo.errors import ConfigError
 
 # Case -> its module, imported when it is asked for: peers take seconds to import.
 CASES = {
+    "featurise": "xelm_nemo.bench.featurise",
+    "kmeans": "xelm_nemo.bench.kmeans",
     "linear_cross_entropy": "xelm_nemo.bench.linear_cross_entropy",
     "linear_cross_entropy_parts": "xelm_nemo.bench.linear_cross_entropy_parts",
+    "mixture": "xelm_nemo.bench.mixture",
+    "mixture_blocks": "xelm_nemo.bench.mixture_blocks",
+    "shards": "xelm_nemo.bench.shards",
+    "target_mixture": "xelm_nemo.bench.target_mixture",
 }
-Sizes = Mapping[str, int]
+Sizes = Mapping[str, Any]
+WORDS = {"analyzer", "corpus", "tokenizer", "verb"}  # sizes that are no numbers
 
 
 @dataclass(frozen=True)
@@ -25,12 +32,16 @@ class Provider:
         prepare: inputs to a function without arguments that does it once. ImportError: not installed.
         flops: floating-point operations that the result needs, whatever the provider does.
         num_bytes: bytes of device memory that have to be moved for it, where memory is the limit.
+        clock: gives the seconds of work that the host does; None: the device's own, or the wall's.
+        facts: inputs, after a step, to what else its row says; "bytes" makes a speed.
     """
 
     name: str
     prepare: Callable[[Any], Callable[[], None]]
     flops: float = 0.0
     num_bytes: float = 0.0
+    clock: Callable[[], float] | None = None
+    facts: Callable[[Any], dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -42,16 +53,18 @@ class Case:
         sizes: name to what is measured if nothing else is asked for.
         inputs: sizes to the inputs, the same for all providers.
         providers: sizes to those who do the operation.
-        errors: inputs and a provider's step to its relative errors by name; None checks nothing.
+        errors: inputs and a provider's step to its errors by name; None checks nothing.
         floor: the provider that does only what nobody can leave out.
+        is_job: a step is a whole job: prepared anew, it runs once a round, without warm-ups.
     """
 
     name: str
-    sizes: Mapping[str, Sequence[int]]
+    sizes: Mapping[str, Sequence[int | str]]
     inputs: Callable[[Sizes], Any]
     providers: Callable[[Sizes], Sequence[Provider]]
     errors: Callable[[Any, Callable[[], None]], dict[str, float]] | None = None
     floor: str | None = None
+    is_job: bool = False
 
 
 @dataclass
@@ -59,7 +72,7 @@ class Request:
     """What the command line asks for."""
 
     cases: list[str] = field(default_factory=list)
-    sizes: dict[str, list[int]] = field(default_factory=dict)
+    sizes: dict[str, list[int] | list[str]] = field(default_factory=dict)
     only: list[str] | None = None
     rounds: int = 5
     json: Path | None = None
@@ -93,7 +106,7 @@ def parse(words: Sequence[str]) -> Request:
             if more:
                 raise ConfigError(f"{key}={value!r}: use one number.")
         else:
-            request.sizes[key] = _numbers(key, value)
+            request.sizes[key] = value.split(",") if key in WORDS else _numbers(key, value)
     if not request.cases:
         raise ConfigError(f"no case is named; name one or more of {sorted(CASES)}.")
     return request

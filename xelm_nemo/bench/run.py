@@ -6,7 +6,7 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 
 from xelm_nemo import device, parallel
 from xelm_nemo.bench.registry import Case, Provider, Request, Sizes, load
-from xelm_nemo.bench.timing import WARM_UPS, Row, peak_gib, summary, take_turn
+from xelm_nemo.bench.timing import WARM_UPS, Row, peak_gib, summary, take_job, take_turn
 from xelm_nemo.errors import ConfigError
 
 
@@ -49,9 +49,12 @@ def measure(case: Case, sizes: Sizes, request: Request) -> list[Row]:
     turns: dict[int, list[Row]] = {index: [] for index in steps}
     for _ in range(request.rounds):
         for index, step in steps.items():
-            turns[index].append(take_turn(step))
+            if case.is_job:
+                turns[index].append(take_job(chosen[index].prepare(inputs), chosen[index].clock))
+            else:
+                turns[index].append(take_turn(step))
     for index, taken in turns.items():
-        rows[index] |= _speed(chosen[index], taken)
+        rows[index] |= _speed(chosen[index], taken, rows[index].get("bytes", 0))
     _add_ratios(rows, case.floor)
     return rows
 
@@ -69,10 +72,12 @@ def _first_run(case: Case, provider: Provider, inputs: Any, row: Row) -> Callabl
     """Prepare, warm up and check a provider; a peer that cannot run says so in its row and is left out."""
     try:
         step = provider.prepare(inputs)
-        for _ in range(WARM_UPS):
+        for _ in range(1 if case.is_job else WARM_UPS):
             peak = peak_gib(step)
         if case.errors is not None:
             row["errors"] = case.errors(inputs, step)
+        if provider.facts is not None:
+            row |= provider.facts(inputs)
     except Exception as error:  # whatever a peer may raise: the others are to be measured nonetheless
         row["failed"] = f"{type(error).__name__}: {error}".splitlines()[0][:100]
         step = None
@@ -83,16 +88,18 @@ def _first_run(case: Case, provider: Provider, inputs: Any, row: Row) -> Callabl
     return step
 
 
-def _speed(provider: Provider, turns: list[Row]) -> Row:
+def _speed(provider: Provider, turns: list[Row], num_bytes: float) -> Row:
     row = summary(turns)
     if provider.flops:
         row["tflops"] = provider.flops / row["p50_ms"] / 1e9
-    if provider.num_bytes:
-        row["gb_per_s"] = provider.num_bytes / row["p50_ms"] / 1e6
+    if num_bytes := provider.num_bytes or num_bytes:
+        row["gb_per_s"] = num_bytes / row["p50_ms"] / 1e6
     return row
 
 
-def _combinations(case: Case, asked: dict[str, list[int]]) -> Iterator[dict[str, int]]:
+def _combinations(
+    case: Case, asked: Mapping[str, Sequence[int] | Sequence[str]]
+) -> Iterator[dict[str, int | str]]:
     sizes = {key: asked.get(key, default) for key, default in case.sizes.items()}
     for values in itertools.product(*sizes.values()):
         yield dict(zip(sizes, values, strict=True))
@@ -104,7 +111,7 @@ COLUMNS = {
     "p50_ms": "{:.2f}",
     "p80_ms": "{:.2f}",
     "tflops": "{:.0f}",
-    "gb_per_s": "{:.0f}",
+    "gb_per_s": "{:.4g}",
     "clock_mhz": "{:.0f}",
     "watts": "{:.0f}",
     "extra_gib": "{:.2f}",

@@ -1,25 +1,31 @@
 """Text to token shards, per core, against the way of Megatron-LM's `tools/preprocess_data.py`.
 
 That script is not in the megatron-core wheel. What it does is restated here: each worker has a tokenizer of
-Hugging Face, parses a line, tokenises its text, and hands the ids to `IndexedDatasetBuilder`.
+Hugging Face, parses a line, tokenises its text, and hands the ids to `IndexedDatasetBuilder`. Both have one
+process and one thread, and are timed by the CPU's seconds, with the tokenizer loaded. Ours begins each time
+without a word in memory, and reads the clusters too.
 """
 
+import itertools
 import json
 import os
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
+from time import process_time
 from typing import Any
 
 import numpy as np
 from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
+from xelm_nemo.bench.corpora import jsonl_files, texts_of
+from xelm_nemo.bench.registry import Case, Provider, Sizes
 from xelm_nemo.clustering.assign import assignment_file, write_assignment
+from xelm_nemo.corpus.config import TokenizerConfig
 from xelm_nemo.corpus.documents import read_file
-from xelm_nemo.corpus.tokenizer import load_tokenizer
+from xelm_nemo.corpus.tokenizer import load_tokenizer, train_tokenizer
 from xelm_nemo.shards.build import (
     JoinPieces,
     TokeniseFile,
@@ -29,68 +35,75 @@ from xelm_nemo.shards.build import (
     tokenise_file,
 )
 
+TRAINED = "trained"  # a tokenizer that is trained on the text
 
-def measure_shards(
-    corpus: Path, files: Sequence[Path], tokenizer: Path, *, rounds: int = 3
-) -> dict[str, Any]:
-    """CPU seconds of both ways over the same JSONL files, one process and one thread each.
 
-    The ways alternate, with the tokenizer loaded. Ours begins each time without a word in memory, and reads
-    the clusters too.
+@dataclass
+class Inputs:
+    """JSONL files, their clusters and a tokenizer."""
 
-    Args:
-        corpus: the folder that the files are in.
-        files: `.jsonl` files whose lines all have a text.
-        tokenizer: its folder.
-        rounds: of which the median counts.
+    files: list[Path]
+    clusters: Path
+    tokenizer: Path
+    scratch: TemporaryDirectory[str]  # is removed with the inputs
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+    written: Path = Path()  # the tokens of the last run
+    expected: bytes = b""  # Megatron's
 
-    Returns:
-        JSON values: MB of JSONL a second for each way, their ratio, the bytes and tokens.
-    """
+    def new_folder(self) -> Path:
+        """An empty one."""
+        folder = Path(self.scratch.name, f"run{next(self.numbers)}")
+        folder.mkdir()
+        return folder
+
+
+def make_inputs(sizes: Sizes) -> Inputs:
+    """The corpus, with all documents in one cluster."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    ours, theirs = [], []
-    with TemporaryDirectory() as folder:
-        clusters = Path(folder, "clusters")
-        for path in files:
-            rows = ((document.sp_id, 0) for document in read_file(corpus, path, id_key=None))
-            write_assignment(assignment_file(clusters, path.relative_to(corpus).as_posix()), rows)
-        for number in range(rounds):
-            here = Path(folder, str(number))
-            load_encoder(tokenizer, str(here))
-            theirs.append(_seconds(partial(_megatron, files, load_tokenizer(tokenizer), here / "theirs")))
-            ours.append(_seconds(partial(_ours, corpus, files, tokenizer, clusters, here)))
-            same = [(here / way).with_suffix(".bin").read_bytes() for way in ("theirs", "ours")]
-            assert same[0] == same[1], "the two ways wrote different tokens"
-        tokens = len(same[0]) // np.dtype(token_dtype(len(load_tokenizer(tokenizer)))).itemsize
-    size = sum(path.stat().st_size for path in files)
-    return {
-        "case": "shards",
-        "bytes": size,
-        "tokens": tokens,
-        "ours_mb_s": size / 1e6 / median(ours),
-        "megatron_mb_s": size / 1e6 / median(theirs),
-        "ratio": median(theirs) / median(ours),
-    }
+    scratch = TemporaryDirectory()
+    place = Path(scratch.name)
+    files = jsonl_files(sizes["corpus"], place)
+    for path in files:
+        rows = ((document.sp_id, 0) for document in read_file(path.parent, path, id_key=None))
+        write_assignment(assignment_file(place / "clusters", path.name), rows)
+    tokenizer = place / "tokenizer"
+    if sizes["tokenizer"] == TRAINED:
+        config = TokenizerConfig(vocab_size=sizes["vocab"])
+        train_tokenizer((text for path in files for text in texts_of(path)), config, tokenizer)
+    else:
+        tokenizer = Path(sizes["tokenizer"])
+    inputs = Inputs(files, place / "clusters", tokenizer, scratch)
+    _megatron(inputs)()
+    inputs.expected = inputs.written.read_bytes()
+    return inputs
 
 
-def _seconds(call: Callable[[], None]) -> float:
-    start = time.process_time()
-    call()
-    return time.process_time() - start
+def _ours(inputs: Inputs) -> Callable[[], None]:
+    folder = inputs.new_folder()
+    load_encoder(inputs.tokenizer, str(folder))
+    inputs.written = folder / "ours.bin"
+    return partial(_run_ours, inputs.files, inputs.tokenizer, inputs.clusters, folder)
 
 
-def _ours(corpus: Path, files: Sequence[Path], tokenizer: Path, clusters: Path, folder: Path) -> None:
+def _run_ours(files: Sequence[Path], tokenizer: Path, clusters: Path, folder: Path) -> None:
     pieces = [folder / f"pieces{number}" for number in range(len(files))]
     for path, piece in zip(files, pieces, strict=True):
         keys = {"id_key": None}
-        tokenise_file(TokeniseFile(corpus, path, keys, False, clusters, 1, tokenizer, str(folder), piece))
+        tokenise_file(
+            TokeniseFile(path.parent, path, keys, False, clusters, 1, tokenizer, str(folder), piece)
+        )
     dtype = token_dtype(len(load_tokenizer(tokenizer))).__name__
     join_pieces(JoinPieces(pieces, 0, dtype, folder / "ours"))
 
 
-def _megatron(files: Sequence[Path], tokenizer: Any, prefix: Path) -> None:
+def _megatron(inputs: Inputs) -> Callable[[], None]:
+    prefix = inputs.new_folder() / "theirs"
+    inputs.written = prefix.with_suffix(".bin")
+    return partial(_run_megatron, inputs.files, load_tokenizer(inputs.tokenizer), prefix)
+
+
+def _run_megatron(files: Sequence[Path], tokenizer: Any, prefix: Path) -> None:
     eos = tokenizer.eos_token_id
-    prefix.parent.mkdir(parents=True, exist_ok=True)
     builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=token_dtype(len(tokenizer)))
     for path in files:
         with path.open(encoding="utf-8") as lines:
@@ -99,3 +112,31 @@ def _megatron(files: Sequence[Path], tokenizer: Any, prefix: Path) -> None:
                 ids = [eos, *tokenizer(text, add_special_tokens=False, verbose=False).input_ids, eos]
                 builder.add_document(ids, [len(ids)])
     builder.finalize(f"{prefix}.idx")
+
+
+def errors(inputs: Inputs, _: Callable[[], None]) -> dict[str, float]:
+    """Whether the last run wrote other tokens than Megatron's way, which would end the comparison."""
+    return {"tokens": float(inputs.written.read_bytes() != inputs.expected)}
+
+
+def facts(inputs: Inputs) -> dict[str, Any]:
+    """How much text it was, and how many tokens."""
+    itemsize = np.dtype(token_dtype(len(load_tokenizer(inputs.tokenizer)))).itemsize
+    num_bytes = sum(path.stat().st_size for path in inputs.files)
+    return {"bytes": num_bytes, "tokens": len(inputs.expected) // itemsize}
+
+
+def providers(_: Sizes) -> list[Provider]:
+    """Megatron's way first."""
+    ways = {"megatron": _megatron, "ours": _ours}
+    return [Provider(name, way, clock=process_time, facts=facts) for name, way in ways.items()]
+
+
+CASE = Case(
+    name="shards",
+    sizes={"corpus": ("udhr",), "tokenizer": (TRAINED,), "vocab": (8192,)},
+    inputs=make_inputs,
+    providers=providers,
+    errors=errors,
+    is_job=True,
+)

@@ -45,6 +45,23 @@ def take_turn(step: Callable[[], None]) -> Row:
     return {"times_ms": times, "requests": requests, **state}
 
 
+def take_job(step: Callable[[], None], clock: Callable[[], float] | None) -> Row:
+    """Milliseconds of one step without warm-ups, by a clock of seconds; None: the wall's, work awaited."""
+    return {"times_ms": [_milliseconds(_waited_for(step) if clock is None else step, clock)]}
+
+
+def _waited_for(step: Callable[[], None]) -> Callable[[], None]:
+    if not device.has_cuda():
+        return step
+    torch.cuda.synchronize()
+
+    def whole() -> None:
+        step()
+        torch.cuda.synchronize()
+
+    return whole
+
+
 def peak_gib(step: Callable[[], None]) -> float | None:
     """The most memory that a step holds beyond what was there before, GiB; None on a CPU."""
     if not device.has_cuda():
@@ -60,6 +77,8 @@ def peak_gib(step: Callable[[], None]) -> float | None:
 def summary(turns: Sequence[Row]) -> Row:
     """Quantiles over the steps of all turns, the GPU's median state, and what speaks against the figures."""
     times = [time_ms for turn in turns for time_ms in turn["times_ms"]]
+    if len(times) == 1:
+        times *= 2  # quantiles of one time are that time
     deciles = statistics.quantiles(times, n=10, method="inclusive")
     row: Row = {"p20_ms": deciles[1], "p50_ms": deciles[4], "p80_ms": deciles[7]}
     for key in ("clock_mhz", "watts"):
@@ -112,7 +131,8 @@ def _nvml() -> dict[str, Callable[..., int]] | None:
     return None if failed else {name: functools.partial(ask, handle) for name, ask in functions.items()}
 
 
-def _milliseconds(step: Callable[[], None]) -> float:
-    start = time.perf_counter()
+def _milliseconds(step: Callable[[], None], clock: Callable[[], float] | None = None) -> float:
+    clock = clock or time.perf_counter
+    start = clock()
     step()
-    return (time.perf_counter() - start) * 1e3
+    return (clock() - start) * 1e3

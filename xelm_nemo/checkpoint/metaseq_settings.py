@@ -1,12 +1,10 @@
 """Settings of metaseq's and fairseq's models: those of Hugging Face's config.json for each."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from xelm_nemo.checkpoint import opt, xglm
-from xelm_nemo.checkpoint.architectures import shape_of
-from xelm_nemo.checkpoint.metaseq_files import MetaseqPart, open_part, part_files
+from xelm_nemo.checkpoint.metaseq_files import MetaseqFile
 from xelm_nemo.checkpoint.metaseq_names import TOKENS
 from xelm_nemo.checkpoint.settings import size_problems
 from xelm_nemo.errors import CheckpointError
@@ -49,27 +47,15 @@ _NORM_BEFORE, _UNSCALED, _LEARNED = "decoder_normalize_before", "no_scale_embedd
 _WIDTHS = ("decoder_input_dim", "decoder_output_dim")
 
 
-def read_metaseq_shape(source: Path) -> ModelConfig:
-    """The shape that the settings of a checkpoint describe.
-
-    Raises:
-        CheckpointError: there is no checkpoint that can be read, or all settings that do not fit.
-    """
-    files = part_files(source)
-    part = open_part(files[0])
-    return shape_of(hf_config(part, len(files)), str(part.path))
-
-
-def hf_config(part: MetaseqPart, num_parts: int) -> dict[str, Any]:
-    """The config.json that Hugging Face would give a checkpoint, from the settings in its first part.
+def hf_config(part: MetaseqFile, num_parts: int) -> dict[str, Any]:
+    """The config.json that Hugging Face would give a checkpoint, from its first part.
 
     Raises:
         CheckpointError: all settings that are missing, or that our model cannot compute with.
     """
-    values = _with_defaults(part.settings, part.tensors)
-    architecture = "opt" if values[_LEARNED] else "xglm"
-    if problems := _problems(values, architecture):
-        raise CheckpointError(f"{part.path}: {'; '.join(problems)}. Use a checkpoint without these settings.")
+    # Newer versions of metaseq have no such setting, and a final norm where fairseq has one.
+    values = checked(part, {_NORM_BEFORE: _FINAL_NORM in part.tensors})
+    architecture = architecture_of(values)
     hf_size = {ours: theirs for theirs, ours in _SETTINGS[architecture].sizes.items()}
     config = {hf_size[ours]: values[key] for key, ours in _SIZES.items()}
     config |= {key: values[key] for key in _SAME_NAME if key in values}
@@ -78,6 +64,27 @@ def hf_config(part: MetaseqPart, num_parts: int) -> dict[str, Any]:
     if architecture == "opt":
         config |= {"do_layer_norm_before": values[_NORM_BEFORE], "word_embed_proj_dim": values[_WIDTHS[0]]}
     return config
+
+
+def checked(part: MetaseqFile, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a part, with what fairseq takes for those that are left out.
+
+    Args:
+        part: a file of it.
+        defaults: further ones.
+
+    Raises:
+        CheckpointError: all settings that are missing, or that our model cannot compute with.
+    """
+    values = _with_defaults(part.settings, defaults)
+    if problems := _problems(values):
+        raise CheckpointError(f"{part.path}: {'; '.join(problems)}. Use a checkpoint without these settings.")
+    return values
+
+
+def architecture_of(values: Mapping[str, Any]) -> str:
+    """What the settings describe."""
+    return "opt" if values[_LEARNED] else "xglm"
 
 
 def metaseq_settings(shape: ModelConfig) -> dict[str, Any]:
@@ -96,15 +103,13 @@ def metaseq_settings(shape: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _with_defaults(settings: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings with what fairseq takes for those that are left out."""
+def _with_defaults(settings: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
     values = {key: value for key, value in settings.items() if value is not None}
     width = values.get("decoder_embed_dim")
     defaults = {
+        **more,
         "activation_fn": "relu",
         "max_target_positions": values.get("tokens_per_sample"),
-        # Newer versions of metaseq have no such setting, and a final norm where fairseq has one.
-        _NORM_BEFORE: _FINAL_NORM in tensors,
         _UNSCALED: False,
         _LEARNED: False,
         **dict.fromkeys(_WIDTHS, width),
@@ -112,8 +117,9 @@ def _with_defaults(settings: Mapping[str, Any], tensors: Mapping[str, Any]) -> d
     return defaults | values
 
 
-def _problems(values: Mapping[str, Any], architecture: str) -> list[str]:
+def _problems(values: Mapping[str, Any]) -> list[str]:
     """What is missing from the settings, or is nothing that our model computes with."""
+    architecture = architecture_of(values)
     wanted: dict[str, Any] = {**_FIXED, _UNSCALED: architecture == "opt"}
     if architecture == "xglm":
         wanted |= {_NORM_BEFORE: True, **dict.fromkeys(_WIDTHS, values.get("decoder_embed_dim"))}
@@ -131,7 +137,7 @@ def _problems(values: Mapping[str, Any], architecture: str) -> list[str]:
     return problems
 
 
-def _num_rows(part: MetaseqPart) -> int:
+def _num_rows(part: MetaseqFile) -> int:
     """How many tokens a part has embeddings for."""
     table = part.tensors.get(TOKENS)
     if table is None or len(table.shape) != 2:

@@ -87,8 +87,8 @@ def load_tokenizer(folder: Path | str) -> "PreTrainedTokenizerBase":
     """The tokenizer of a folder (or hub id), with its special ids checked.
 
     Raises:
-        ArtifactError: there is no tokenizer, it has no end-of-document token, or an XGLM tokenizer
-            whose special tokens have other ids than the weights were trained with.
+        ArtifactError: there is no tokenizer, it has no end-of-document token, or it is XGLM's or OPT's with
+            other ids of the special tokens than the weights were trained with.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -102,9 +102,15 @@ def load_tokenizer(folder: Path | str) -> "PreTrainedTokenizerBase":
         raise ArtifactError(f"{folder} holds no tokenizer ({str(error).splitlines()[0]}).") from error
     if tokenizer.eos_token_id is None:
         raise ArtifactError(f"{folder}: the tokenizer has no end-of-document token (eos); X-ELM needs one.")
-    if type(tokenizer).__name__.startswith("XGLM"):
+    if _is_published(tokenizer):
         check_special_ids(tokenizer, folder)
     return tokenizer
+
+
+def _is_published(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether it is of XGLM's kind, or of OPT's: GPT-2's with another end."""
+    kind = type(tokenizer).__name__
+    return kind.startswith("XGLM") or (kind.startswith("GPT2") and tokenizer.eos_token == END)
 
 
 def check_special_ids(tokenizer: "PreTrainedTokenizerBase", folder: Path | str) -> None:

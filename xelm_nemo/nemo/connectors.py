@@ -13,7 +13,7 @@ from xelm_nemo.checkpoint.hf import export_hf, import_hf, resolve_source
 from xelm_nemo.checkpoint.nemo import read_nemo_facts
 from xelm_nemo.checkpoint.nemo_context import read_context
 from xelm_nemo.checkpoint.pickles import check_pickles
-from xelm_nemo.corpus.tokenizer import has_tokenizer
+from xelm_nemo.corpus.tokenizer import check_special_ids, has_tokenizer, load_tokenizer
 from xelm_nemo.files import atomic_folder, remove
 from xelm_nemo.model.config import ModelConfig
 from xelm_nemo.nemo.context import write_context
@@ -33,15 +33,17 @@ class HFImporter(io.ModelConnector):
         return read_shape(resolve_source(str(self)))
 
     def apply(self, output_path: Path, **_: Any) -> Path:
-        """Write the checkpoint; on an error no folder is left behind."""
+        """Write the checkpoint; on an error, special tokens with other ids among them, no folder is left."""
         folder = resolve_source(str(self))
+        tokenizer = folder if has_tokenizer(folder) else None
+        if tokenizer is None:
+            log.warning("%s has no tokenizer, and the checkpoint gets none.", self)
+        else:
+            check_special_ids(load_tokenizer(tokenizer), tokenizer)
         with atomic_folder(Path(output_path)) as part:
             model = part / "model"
             import_hf(folder, model, Recipe("model", {}))
             (model / WEIGHTS).rename(part / WEIGHTS)
-            tokenizer = folder if has_tokenizer(folder) else None
-            if tokenizer is None:
-                log.warning("%s has no tokenizer, and the checkpoint gets none.", self)
             write_context(part, load_facts(model), tokenizer=tokenizer)
             remove(model)
         return Path(output_path)

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from xelm_nemo.checkpoint.architectures import read_shape
 from xelm_nemo.checkpoint.config import SeedModelConfig
-from xelm_nemo.checkpoint.metaseq_settings import read_metaseq_shape
+from xelm_nemo.checkpoint.metaseq import read_metaseq_shape
 from xelm_nemo.checkpoint.nemo_context import read_context
 from xelm_nemo.config.compose import to_yaml
 from xelm_nemo.config.values import FINISHING_STAGES

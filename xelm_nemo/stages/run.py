@@ -8,7 +8,7 @@ from typing import Any
 from xelm_nemo import device
 from xelm_nemo.checkpoint.architectures import read_shape
 from xelm_nemo.checkpoint.facts import FACTS, load_facts
-from xelm_nemo.checkpoint.metaseq_settings import read_metaseq_shape
+from xelm_nemo.checkpoint.metaseq import read_metaseq_shape
 from xelm_nemo.checkpoint.nemo_context import read_context
 from xelm_nemo.config.compose import from_yaml
 from xelm_nemo.config.schema import RunConfig

@@ -19,6 +19,7 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.module import Float16Module
 
+from xelm_nemo import parallel
 from xelm_nemo.model.config import ModelConfig, ParallelConfig, padded_vocab_size
 from xelm_nemo.model.stages import stage_layers
 
@@ -33,7 +34,7 @@ def stock_step(
     vocab_size: int,
     balanced: bool,
 ) -> Callable[[], float]:
-    """A function that does one step on these tokens [B, S + 1] and gives its loss, 0 where it is not known.
+    """A function that does one step on these tokens [B, S + 1] and gives its loss.
 
     Args:
         shape: of the model.
@@ -70,7 +71,8 @@ def stock_step(
             seq_length=length, micro_batch_size=batch_size, forward_only=False,
         )  # fmt: skip
         optimizer.step()
-        return float(torch.stack(losses).mean()) if losses else 0.0
+        loss = torch.stack(losses).mean() if losses else torch.zeros((), device=inputs.device)
+        return float(parallel.share_from_last_stage(loss))
 
     return step
 

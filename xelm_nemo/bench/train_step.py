@@ -14,6 +14,7 @@ import gc
 import json
 import math
 import os
+import socket
 import statistics
 import sys
 import time
@@ -23,6 +24,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import TCPStore
 
 from xelm_nemo import device, parallel
 from xelm_nemo.bench.stock import stock_step
@@ -37,7 +39,6 @@ from xelm_nemo.model.config import FP8Config, ModelConfig, ParallelConfig, layou
 from xelm_nemo.model.gpt import build_model
 
 WARM_UPS = 2
-VOCAB_SIZE = {"xglm": 256_008, "opt": 50_272}
 Step = Callable[[], float]  # does one step; gives its loss
 
 
@@ -48,24 +49,21 @@ class Setting:
     shape: ModelConfig
     layout: ParallelConfig
     fp8: FP8Config
+    vocab_size: int
+    seq_length: int
     micro_batch_size: int
     num_micro_batches: int
-
-    @property
-    def vocab_size(self) -> int:
-        """Rows of the head."""
-        return VOCAB_SIZE[self.shape.architecture]
 
     @property
     def tokens(self) -> int:
         """Target tokens of a step, on all ranks."""
         sequences = self.micro_batch_size * self.num_micro_batches * self.layout.data_parallel_size
-        return sequences * self.shape.max_position_embeddings
+        return sequences * self.seq_length
 
     @property
     def flops(self) -> float:
         """Operations that a step cannot do without, on all ranks."""
-        shape, S = self.shape, self.shape.max_position_embeddings
+        shape, S = self.shape, self.seq_length
         layer = 4 * shape.hidden_size**2 + 2 * shape.hidden_size * shape.ffn_hidden_size
         weights = shape.num_layers * layer + self.vocab_size * shape.hidden_size
         return 6.0 * self.tokens * (weights + shape.num_layers * S * shape.hidden_size)
@@ -78,18 +76,14 @@ def measure(setting: Setting, name: str, steps: int) -> Row:
         tensor_model_parallel_size=layout.tensor_model_parallel_size,
         pipeline_model_parallel_size=layout.pipeline_model_parallel_size,
     ) as place:
-        torch.cuda.reset_peak_memory_stats()
+        _forget_peak()
         torch.manual_seed(place.dp_rank)
-        tokens = torch.randint(
-            setting.vocab_size, (setting.micro_batch_size, setting.shape.max_position_embeddings + 1)
-        )
+        tokens = torch.randint(setting.vocab_size, (setting.micro_batch_size, setting.seq_length + 1))
         step = PROVIDERS[name](setting, tokens.to(device.device()))
         losses = [step() for _ in range(WARM_UPS)]
         times = [_seconds(step) for _ in range(steps)]
-        peak = torch.tensor(torch.cuda.max_memory_allocated() / 2**30, device=device.device())
-        dist.all_reduce(peak, dist.ReduceOp.MAX)
         row = _row(setting, statistics.median(times), dist.get_world_size())
-        row |= {"first_loss": losses[0], "second_loss": losses[1], "peak_gib": round(float(peak), 1)}
+        row |= {"losses": [round(loss, 4) for loss in losses], "peak_gib": _peak_gib()}
         del step
         gc.collect()
     return row
@@ -97,11 +91,23 @@ def measure(setting: Setting, name: str, steps: int) -> Row:
 
 def _seconds(step: Step) -> float:
     dist.barrier()
-    torch.cuda.synchronize()
     start = time.perf_counter()
-    step()
-    torch.cuda.synchronize()
+    step()  # which gives a number, and so waits for the device
     return time.perf_counter() - start
+
+
+def _forget_peak() -> None:
+    if device.has_cuda():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _peak_gib() -> float | None:
+    """Of the rank that took most."""
+    if not device.has_cuda():
+        return None
+    peak = torch.tensor(torch.cuda.max_memory_allocated() / 2**30, device=device.device())
+    dist.all_reduce(peak, dist.ReduceOp.MAX)
+    return round(float(peak), 1)
 
 
 def _row(setting: Setting, seconds: float, gpus: int) -> Row:
@@ -167,6 +173,8 @@ class Request:
     layouts: str = ""  # such as dp4,tp2_sp,tp2_pp2_sp; what is left of the world is data parallel
     precision: str = "bf16"
     providers: str = "stock,ours"
+    vocab_size: int = 256_008
+    seq_length: int = 2048
     micro_batch_size: int = 4
     num_micro_batches: int = 4
     dropout: float = 0.0
@@ -183,12 +191,11 @@ def run(words: Sequence[str]) -> None:
     """
     request, world = _parse(words), int(os.environ.get("WORLD_SIZE", 1))
     settings = list(_settings(request, world))
-    first_port = int(os.environ.get("MASTER_PORT", 29500))
-    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"  # it would hand each world the keys of the last
+    ports = _Ports() if world > 1 else None
     turns = [(s, p) for _ in range(request.rounds) for s in settings for p in request.providers.split(",")]
-    for index, ((names, setting), provider) in enumerate(turns):
-        if world > 1:
-            os.environ["MASTER_PORT"] = str(first_port + 1 + index)
+    for (names, setting), provider in turns:
+        if ports is not None:
+            os.environ["MASTER_PORT"] = str(ports.agree())
         try:
             row = measure(setting, provider, request.steps)
         except Exception as error:  # whatever a peer may raise: the others are to be measured nonetheless
@@ -197,6 +204,26 @@ def run(words: Sequence[str]) -> None:
         device.release()
         if int(os.environ.get("RANK", 0)) == 0:
             _show({**names, "provider": provider, **row}, request.json)
+
+
+class _Ports:
+    """A port of its own for every world: torchrun's store would hand each the keys of the one before."""
+
+    def __init__(self) -> None:
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        self._store = TCPStore(host, port, is_master=False)
+        self._count = 0
+        os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
+
+    def agree(self) -> int:
+        """The next port, one that was free on rank 0's machine."""
+        self._count += 1
+        key = f"train_step_port_{self._count}"
+        if int(os.environ["RANK"]) == 0:
+            with socket.socket() as probe:
+                probe.bind(("", 0))
+                self._store.set(key, str(probe.getsockname()[1]))
+        return int(self._store.get(key))
 
 
 def _show(row: Row, file: str) -> None:
@@ -227,7 +254,8 @@ def _parse(words: Sequence[str]) -> Request:
 
 def _settings(request: Request, world: int) -> Iterator[tuple[Row, Setting]]:
     dropout = {"hidden_dropout": request.dropout, "attention_dropout": request.dropout}
-    sizes = {"micro_batch_size": request.micro_batch_size, "num_micro_batches": request.num_micro_batches}
+    keys = ("vocab_size", "seq_length", "micro_batch_size", "num_micro_batches")
+    sizes = {key: getattr(request, key) for key in keys}
     for precision in request.precision.split(","):
         choices = [f"model={request.model}", f"precision={precision}", "corpus=udhr", "seed_model=random"]
         config = compose(choices)

@@ -1,0 +1,44 @@
+"""The benchmark of whole steps measures at the layouts it is asked for."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from xelm_nemo.bench.train_step import run
+from xelm_nemo.errors import ConfigError
+
+TINY = ["model=tiny", "providers=ours", "vocab_size=300", "seq_length=32", "num_micro_batches=2", "steps=2"]
+
+
+@pytest.mark.slow
+def test_two_ranks_measure_one_layout_after_another(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    words = [*TINY, "layouts=dp2,tp2_sp,pp2", f"json={file}"]
+    done = subprocess.run(
+        [*torchrun, "-m", "xelm_nemo.bench", "train_step", *words], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [row["layout"] for row in rows] == ["dp2", "tp2_sp", "pp2"]
+    for row in rows:
+        assert row["tokens_per_s_per_gpu"] > 0 and row["step_ms"] > 0
+        assert row["losses"][1] < row["losses"][0]  # the same batch again
+
+
+@pytest.mark.parametrize(
+    "word, said",
+    [
+        ("layouts=tp3x", "write such as dp4, tp2_sp or tp2_pp2_sp"),
+        ("layouts=tp2", "is for 2 ranks; start that many with torchrun"),
+        ("providers=theirs", "use ['stock', 'stock_balanced', 'ours']"),
+        ("steps=many", "steps takes a number"),
+        ("speed=1", "means nothing here"),
+    ],
+)
+def test_words_that_mean_nothing_are_refused(word, said):
+    with pytest.raises(ConfigError) as caught:
+        run([*TINY, word])
+    assert said in str(caught.value)

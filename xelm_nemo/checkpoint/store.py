@@ -113,7 +113,7 @@ def _weights(model: DecoderModel) -> dict[str, Any]:
 class Checkpoints:
     """The training states of one run, `<folder>/iter_<n>`: the newest `keep` of them."""
 
-    def __init__(self, folder: Path, *, keep: int = 2) -> None:
+    def __init__(self, folder: Path, *, keep: int) -> None:
         """Look at a folder, which need not exist yet."""
         self._folder, self._keep = folder, keep
 

@@ -8,7 +8,7 @@ from xelm_nemo.checkpoint.config import SeedModelConfig
 from xelm_nemo.clustering.config import ClusteringConfig
 from xelm_nemo.corpus.config import CorpusConfig, TokenizerConfig
 from xelm_nemo.evaluation.config import EvaluationConfig
-from xelm_nemo.expert.config import DenseConfig, OptimConfig, TrainingConfig
+from xelm_nemo.expert.config import CheckpointConfig, DenseConfig, OptimConfig, TrainingConfig
 from xelm_nemo.launch.config import LaunchConfig
 from xelm_nemo.model.config import ModelConfig, ParallelConfig, PrecisionConfig
 from xelm_nemo.router.config import RouterConfig
@@ -22,6 +22,7 @@ FREE_KEYS = (
     "dry_run",
     "launch",
     "parallel",
+    "checkpoint",
     "evaluation",
     "router",
     "corpus.test_split",
@@ -50,6 +51,7 @@ class RunConfig:
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     dense: DenseConfig = field(default_factory=DenseConfig)
     router: RouterConfig = field(default_factory=RouterConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

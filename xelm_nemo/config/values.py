@@ -43,6 +43,7 @@ AT_LEAST = {
     "training.save_interval": 1,
     "training.eval_interval": 1,
     "training.eval_sequences": 1,
+    "checkpoint.keep_last": 1,
     "dense.train_iters": 1,
     "evaluation.max_docs": 1,
     "evaluation.batch_tokens": 1,

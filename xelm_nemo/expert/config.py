@@ -46,6 +46,14 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
+class CheckpointConfig:
+    """What stays of training states on the disk."""
+
+    keep_last: int = 2  # the newest so many, while a model trains
+    keep_optimizer: bool = True  # them also when the model is finished; false keeps its weights alone
+
+
+@dataclass(frozen=True)
 class DenseConfig:
     """The dense baseline: one model on all clusters, for as many tokens as all experts together."""
 

@@ -19,6 +19,7 @@ MODEL = "model"  # the finished model folder inside the job's folder
 _NOT_IDENTITY = {
     *("folder", "init", "tokens", "tokenizer", "parallel", "threads"),
     *("log_interval", "save_interval", "eval_interval", "eval_sequences", "stop_signals"),
+    *("keep_last", "keep_optimizer"),
 }
 
 
@@ -46,6 +47,8 @@ class TrainJob:
     eval_interval: int
     eval_sequences: int
     fp8: FP8Config = NO_FP8
+    keep_last: int = 2  # checkpoints
+    keep_optimizer: bool = True  # checkpoints stay when the model is finished
     threads: int = 1
     stop_signals: Sequence[str] = signals.DEFAULT  # save and end on these, to go on when started again
 

@@ -74,7 +74,7 @@ class Trainer:
         self.model = wrap(self.core)
         self.optimizer = make_optimizer(job.optim, self.model)
         self.batches = Batches(job, layout)
-        self.checkpoints = store.Checkpoints(folder / CHECKPOINTS)
+        self.checkpoints = store.Checkpoints(folder / CHECKPOINTS, keep=job.keep_last)
         self.iteration = self.saved = self.checkpoints.load_latest(self.core, self.optimizer)
         self.loss = torch.zeros(())  # of the last step, on its device
         self.agreement = parallel.Agreement()

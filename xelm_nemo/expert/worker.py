@@ -33,11 +33,12 @@ def work(job: TrainJob, rank: int, stop: StopRequest) -> None:
     # Of two that SLURM takes for one job, the second waits: the first is ended by SLURM, or ends.
     patience = math.inf if slurm.inside() else 3.0
     with lock.hold(folder, patience_seconds=patience) as claim:
-        if is_finished(job):
-            return
-        with attempt(folder, lambda: slurm.why_stopped(stop.signal)) as own:
-            drop_stale(job)
-            _train(job, stop, at_step=own.at_step, insist=claim.insist)
+        if not is_finished(job):
+            with attempt(folder, lambda: slurm.why_stopped(stop.signal)) as own:
+                drop_stale(job)
+                _train(job, stop, at_step=own.at_step, insist=claim.insist)
+        if not job.keep_optimizer:
+            remove(folder / CHECKPOINTS)
 
 
 def _train(job: TrainJob, stop: StopRequest, **ties: Callable[..., None]) -> None:

@@ -113,6 +113,17 @@ def fp8_problems(
     return problems
 
 
+def num_parameters(shape: ModelConfig, vocab_size: int) -> int:
+    """Weights of a model, the padding of its vocabulary included."""
+    H, F, width = shape.hidden_size, shape.ffn_hidden_size, shape.word_embed_proj_dim or shape.hidden_size
+    layer = 4 * H * H + 2 * H * F + 9 * H + F  # with biases and two norms
+    positions = (shape.max_position_embeddings + 2) * H if shape.architecture == "opt" else 0
+    projections = 2 * H * width if shape.word_embed_proj_dim else 0
+    final_norm = 0 if shape.post_layernorm else 2 * H
+    words = padded_vocab_size(vocab_size) * width
+    return shape.num_layers * layer + words + positions + projections + final_norm
+
+
 def padded_vocab_size(vocab_size: int, tensor_model_parallel_size: int = 1) -> int:
     """The vocabulary rounded up to a multiple of 128 for every tensor-parallel rank."""
     multiple = VOCAB_MULTIPLE * tensor_model_parallel_size

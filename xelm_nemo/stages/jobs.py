@@ -11,6 +11,7 @@ from xelm_nemo.launch.job import Job
 from xelm_nemo.launch.local import run_jobs
 from xelm_nemo.launch.progress import TrainingProgress
 from xelm_nemo.log import METRICS
+from xelm_nemo.stages.room import check_room
 from xelm_nemo.stages.run import Run
 
 WORKER = "xelm_nemo.expert"
@@ -71,6 +72,8 @@ def expert_job(run: Run, cluster: int) -> TrainJob:
         save_interval=training.save_interval,
         eval_interval=training.eval_interval,
         eval_sequences=training.eval_sequences,
+        keep_last=config.checkpoint.keep_last,
+        keep_optimizer=config.checkpoint.keep_optimizer,
         threads=config.launch.threads,
         stop_signals=config.launch.stop_signals,
     )
@@ -102,6 +105,7 @@ def finished_models(run: Run) -> dict[str, Path]:
 def train_all(run: Run, jobs: list[TrainJob]) -> None:
     """Train the jobs whose model is missing or stale, with progress on the screen."""
     todo = [job for job in jobs if not artifacts.is_current(job.model_folder, job.recipe())]
+    check_room(todo, at_once=parallel_jobs(run))
     for job in todo:
         job.save()
     with progress_of(todo) as progress:

@@ -1,0 +1,55 @@
+"""Whether the disk holds the checkpoints of what is to be trained: said before the first step."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from xelm_nemo.checkpoint.facts import load_facts
+from xelm_nemo.errors import ConfigError
+from xelm_nemo.expert.job import CHECKPOINTS, TrainJob
+from xelm_nemo.files import size_of
+from xelm_nemo.model.config import num_parameters
+
+# Bytes a parameter: of the model, and of a checkpoint, which has float32 weights and Adam's two means too.
+MODEL_BYTES = {"bf16": 2, "fp32": 4}
+STATE_BYTES = {dtype: size + 12 for dtype, size in MODEL_BYTES.items()}
+
+
+def check_room(jobs: Sequence[TrainJob], *, at_once: int) -> None:
+    """Refuse to begin what the disk cannot hold.
+
+    Args:
+        jobs: the models to train.
+        at_once: how many train at the same time.
+
+    Raises:
+        ConfigError: says how much is missing, and what would need less.
+    """
+    if not jobs:
+        return
+    folder = Path(jobs[0].folder)
+    free = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
+    needed = needed_bytes(jobs, at_once=at_once)
+    if needed <= free:
+        return
+    leaner = "checkpoint.keep_optimizer=false" if jobs[0].keep_optimizer else "a larger disk"
+    raise ConfigError(
+        f"output: training {len(jobs)} models writes {needed / 1e9:,.1f} GB of checkpoints and models, and "
+        f"{folder} has {free / 1e9:,.1f} GB free; use {leaner}, checkpoint.keep_last=1, or another "
+        "output=DIR."
+    )
+
+
+def needed_bytes(jobs: Sequence[TrainJob], *, at_once: int) -> int:
+    """What the jobs will add to the disk at most, bytes."""
+    sizes = []  # of each job: the state, all states while it trains, what stays of them, and the model
+    for job in jobs:
+        parameters = num_parameters(job.shape, load_facts(Path(job.init)).vocab_size)
+        state, model = parameters * STATE_BYTES[job.dtype], parameters * MODEL_BYTES[job.dtype]
+        there = size_of(Path(job.folder) / CHECKPOINTS)
+        most = (job.keep_last + 1) * state + model - there  # a new state is whole before an old one goes
+        stays = model + (job.keep_last * state if job.keep_optimizer else 0) - there
+        sizes.append((most, stays))
+    # The largest are taken to be at their most at the same time, when the others have finished.
+    extra = sorted((most - stays for most, stays in sizes), reverse=True)[:at_once]
+    return sum(stays for _, stays in sizes) + sum(extra)

@@ -1,5 +1,6 @@
 """Training one model on shards that lack something, with a tokenizer too large, and past a number's end."""
 
+import itertools
 import json
 import math
 import shutil
@@ -12,12 +13,15 @@ import pytest
 import torch
 
 from tests.helpers.megatron_cpu import VOCAB_SIZE, Workshop, losses
+from tests.helpers.weights import assert_same_weights, read_weights
 from xelm_nemo.errors import ConfigError, TrainingError
-from xelm_nemo.expert import loop
+from xelm_nemo.expert import loop, step
 from xelm_nemo.expert.config import OptimConfig
 from xelm_nemo.expert.job import TrainJob
+from xelm_nemo.files import read_json
 from xelm_nemo.model.config import ModelConfig
 from xelm_nemo.shards.build import shard_prefix, write_counts
+from xelm_nemo.shards.dataset import TokenStream
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPE = ModelConfig(
@@ -104,6 +108,57 @@ def test_gradient_that_is_not_finite_between_two_lines_of_log_stops_at_once(work
     folder = workshop.job("expert0", SHAPE, train_iters=100, log_interval=50, save_interval=50)
     with pytest.raises(TrainingError, match="at iteration 1;"):
         train(folder)
+
+
+@pytest.fixture
+def poison(monkeypatch):
+    """Put a NaN into the gradient of the steps named, counted from 1."""
+
+    def steps(*bad):
+        count, update = itertools.count(1), step.update
+
+        def poisoned(optimizer):
+            if next(count) in bad:
+                optimizer.chained_optimizers[0].buffers[0].grad_data[3] = math.nan
+            return update(optimizer)
+
+        monkeypatch.setattr(step, "update", poisoned)
+
+    return steps
+
+
+def test_step_whose_gradient_is_no_number_is_left_out_and_kept(workshop, poison):
+    poison(2)
+    folder = workshop.job("expert0", SHAPE, train_iters=4, skip_bad_steps=1, eval_interval=4)
+    train(folder)
+    assert [iteration for name, iteration in losses(folder) if name == "loss"] == [1, 3, 4]
+    assert all(tensor.isfinite().all() for tensor in read_weights(folder / "model").values())
+    kept = read_json(folder / "bad_steps/iter_0000002.json")
+    assert (kept["iteration"], kept["grad_norm"]) == (2, "nan")
+    job = TrainJob.load(folder)
+    stream = TokenStream(
+        [shard_prefix(Path(job.tokens), k, "train") for k in job.clusters], job.seq_length, seed=job.seed
+    )
+    assert kept["tokens"] == [stream.block(job.global_batch_size + row).tolist() for row in range(8)]
+
+
+def test_step_that_is_left_out_changes_no_weight(workshop, poison):
+    once = workshop.job("once", SHAPE)
+    train(once)
+    poison(2)
+    left_out = workshop.job("left_out", SHAPE, train_iters=2, skip_bad_steps=1)
+    train(left_out)
+    assert_same_weights(left_out / "model", once / "model")
+
+
+def test_more_bad_steps_in_a_row_than_allowed_stop_the_training(workshop, poison):
+    poison(1, 3, 4)
+    folder = workshop.job("expert0", SHAPE, train_iters=6, skip_bad_steps=1)
+    with pytest.raises(
+        TrainingError, match=r"nan at iteration 4; .*training\.skip_bad_steps.*iter_0000004\.json"
+    ):
+        train(folder)
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["iter_0000002"]
 
 
 def test_worker_that_explodes_says_so_in_one_line_and_keeps_the_last_checkpoint(workshop):

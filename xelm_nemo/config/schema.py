@@ -29,6 +29,7 @@ FREE_KEYS = (
     "corpus.on_bad_line",  # a corpus that was read without an error has nothing to skip
     "dense.enabled",
     "training.train_clusters",
+    "training.skip_bad_steps",
     "training.log_interval",
     "training.save_interval",
     "training.eval_interval",

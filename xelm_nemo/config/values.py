@@ -39,6 +39,7 @@ AT_LEAST = {
     "training.global_batch_size": 1,
     "training.micro_batch_size": 1,
     "training.seq_length": 1,
+    "training.skip_bad_steps": 0,
     "training.log_interval": 1,
     "training.save_interval": 1,
     "training.eval_interval": 1,

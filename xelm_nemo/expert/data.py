@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from xelm_nemo import device
 from xelm_nemo.checkpoint.facts import load_facts
@@ -51,6 +52,11 @@ class Batches:
         """This rank's micro-batches of a training step."""
         first = iteration * self._job.global_batch_size
         return self._micro_batches(self._train, range(first, first + self._job.global_batch_size))
+
+    def rows(self, iteration: int) -> NDArray[np.int64]:
+        """The training step's sequences of all ranks, [global_batch_size, seq_length + 1]."""
+        first = iteration * self._job.global_batch_size
+        return np.stack([self._train.block(first + row) for row in range(self._job.global_batch_size)])
 
     def valid(self) -> list[Batch]:
         """This rank's micro-batches of one validation pass, if the job can validate."""

@@ -19,7 +19,7 @@ MODEL = "model"  # the finished model folder inside the job's folder
 _NOT_IDENTITY = {
     *("folder", "init", "tokens", "tokenizer", "parallel", "threads"),
     *("log_interval", "save_interval", "eval_interval", "eval_sequences", "stop_signals"),
-    *("keep_last", "keep_optimizer"),
+    *("keep_last", "keep_optimizer", "skip_bad_steps"),
 }
 
 
@@ -47,6 +47,7 @@ class TrainJob:
     eval_interval: int
     eval_sequences: int
     fp8: FP8Config = NO_FP8
+    skip_bad_steps: int = 0  # in a row, of a gradient that is no number
     keep_last: int = 2  # checkpoints
     keep_optimizer: bool = True  # checkpoints stay when the model is finished
     threads: int = 1

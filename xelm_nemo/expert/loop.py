@@ -20,9 +20,12 @@ from xelm_nemo.expert.job import CHECKPOINTS, TrainJob
 from xelm_nemo.expert.optim import gather_weights, make_optimizer, set_learning_rate, wrap
 from xelm_nemo.expert.screen import Screen
 from xelm_nemo.expert.step import seed_dropout, train_step, valid_loss
+from xelm_nemo.files import write_json
 from xelm_nemo.parallel import Layout
 
 log = logging.getLogger(__name__)
+
+BAD_STEPS = "bad_steps"  # in the job's folder: the tokens of steps whose gradient was no number
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ class Trainer:
         self.checkpoints = store.Checkpoints(folder / CHECKPOINTS, keep=job.keep_last)
         self.iteration = self.saved = self.checkpoints.load_latest(self.core, self.optimizer)
         self.loss = torch.zeros(())  # of the last step, on its device
+        self.bad_steps = 0  # in a row
         self.agreement = parallel.Agreement()
         self.screen = Screen(job, resume_at=self.iteration) if layout.rank == 0 else None
 
@@ -92,7 +96,10 @@ class Trainer:
             if self.agreement.any(self.watch.stop()):
                 self._stop()
             loss, grad_norm = self._step()
-            self._check_finite("gradient norm", grad_norm)
+            if not math.isfinite(grad_norm):
+                self._leave_out(grad_norm)
+                continue
+            self.bad_steps = 0
             if self._due(job.log_interval):  # elsewhere the loss stays on its device: to look is to wait
                 self._check_finite("loss", float(loss))
                 self._show(loss=float(loss), grad_norm=grad_norm)
@@ -123,6 +130,25 @@ class Trainer:
         self.iteration, self.loss = self.iteration + 1, loss
         self.watch.at_step(self.iteration)
         return loss, grad_norm
+
+    def _leave_out(self, grad_norm: float) -> None:
+        """Keep the batch of a step that changed nothing, for its gradient was no number; go on, or stop."""
+        job, what = (
+            self.job,
+            f"{self.job.name}: the gradient norm is {grad_norm} at iteration {self.iteration}",
+        )
+        self.bad_steps += 1
+        path = Path(job.folder) / BAD_STEPS / f"iter_{self.iteration:07d}.json"
+        if self.layout.rank == 0:
+            found = {"iteration": self.iteration, "grad_norm": str(grad_norm), "loss": str(float(self.loss))}
+            write_json(path, found | {"tokens": self.batches.rows(self.iteration - 1).tolist()})
+        if self.bad_steps > job.skip_bad_steps:
+            raise TrainingError(
+                f"{what}; the last checkpoint is whole. Lower optim.lr={job.optim.lr:g} or "
+                f"optim.clip_grad={job.optim.clip_grad:g}, or leave such steps out with "
+                f"training.skip_bad_steps; the step's tokens are in {path}."
+            )
+        log.warning("%s; the step is left out, its tokens are in %s", what, path)
 
     def _due(self, interval: int) -> bool:
         return self.iteration % interval == 0 or self.iteration == self.job.train_iters

@@ -1,11 +1,13 @@
 """Megatron's optimizer over Megatron's data-parallel wrapper, and the learning-rate schedule."""
 
+import math
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from megatron.core.transformer.module import Float16Module
 
 from xelm_nemo import parallel
@@ -63,6 +65,24 @@ def make_optimizer(config: OptimConfig, model: DistributedDataParallel) -> Any:
             _allocate_state(part.optimizer)
             _keep_step_when_loading(part)
     return optimizer
+
+
+def update(optimizer: Any) -> float:
+    """One step of the optimizer, with clipped gradients; none if their norm is no finite number.
+
+    Megatron's own `step` takes such gradients in, unless it scales the loss, as float16 has to.
+
+    Returns:
+        The norm before clipping, the same on all ranks.
+    """
+    optimizer.prepare_grads()
+    norm = float(optimizer.get_grad_norm())
+    if math.isfinite(norm):
+        for part in optimizer.chained_optimizers:
+            if part.config.clip_grad > 0:
+                clip_grad_by_total_norm_fp32(part.get_parameters(), part.config.clip_grad, norm)
+        optimizer.step_with_ready_grads()
+    return norm
 
 
 def _allocate_state(adam: torch.optim.Adam) -> None:

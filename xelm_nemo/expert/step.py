@@ -14,13 +14,14 @@ from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 
 from xelm_nemo import device, parallel
 from xelm_nemo.expert.data import Batch
+from xelm_nemo.expert.optim import update
 from xelm_nemo.parallel import Layout
 
 
 def train_step(
     model: Any, optimizer: Any, batches: Iterator[Batch], num_micro_batches: int
 ) -> tuple[torch.Tensor, float]:
-    """Forward, backward and update.
+    """Forward, backward and, if the gradient is finite, update.
 
     Returns:
         The mean loss of the step in nats per token, a tensor on the device of every rank, and the norm
@@ -29,8 +30,7 @@ def train_step(
     model.zero_grad_buffer()
     optimizer.zero_grad()
     loss = _run(model, batches, num_micro_batches, forward_only=False)
-    _, grad_norm, _ = optimizer.step()
-    return loss, float(grad_norm)
+    return loss, update(optimizer)
 
 
 def valid_loss(model: Any, batches: list[Batch]) -> torch.Tensor:

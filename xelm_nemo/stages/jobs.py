@@ -72,6 +72,7 @@ def expert_job(run: Run, cluster: int) -> TrainJob:
         save_interval=training.save_interval,
         eval_interval=training.eval_interval,
         eval_sequences=training.eval_sequences,
+        skip_bad_steps=training.skip_bad_steps,
         keep_last=config.checkpoint.keep_last,
         keep_optimizer=config.checkpoint.keep_optimizer,
         threads=config.launch.threads,

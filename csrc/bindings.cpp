@@ -9,6 +9,7 @@
 
 #include "balanced_assign.h"
 #include "tfidf_bindings.h"
+#include "unigram_bindings.h"
 
 namespace py = pybind11;
 
@@ -61,4 +62,5 @@ PYBIND11_MODULE(_csrc, m) {
         py::arg("settled"), py::arg("reach"),
         "Clusters of equal size at the least cost, from an assignment that is best at given prices.");
   bind_tfidf(m);
+  bind_unigram(m);
 }

@@ -11,6 +11,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include "python_texts.h"
 #include "term_counter.h"
 #include "tfidf.h"
 
@@ -19,24 +20,6 @@ namespace py = pybind11;
 namespace {
 
 using xelm::AnalyzerSettings;
-
-// Where the texts of a list lie. The list keeps them, and the caller of the binding keeps the list.
-std::vector<xelm::Text> texts_of(const py::list& list) {
-  std::vector<xelm::Text> texts;
-  texts.reserve(list.size());
-  for (const py::handle item : list) {
-    PyObject* text = item.ptr();
-    if (!PyUnicode_Check(text)) {
-      throw py::type_error("texts[" + std::to_string(texts.size()) + "] is a " + Py_TYPE(text)->tp_name +
-                           ", not a str");
-    }
-#if PY_VERSION_HEX < 0x030c0000
-    if (PyUnicode_READY(text) < 0) throw py::error_already_set();
-#endif
-    texts.push_back({PyUnicode_DATA(text), PyUnicode_GET_LENGTH(text), static_cast<int>(PyUnicode_KIND(text))});
-  }
-  return texts;
-}
 
 // A lone surrogate is a code point like others to scikit-learn, so it is one here.
 std::vector<std::string> utf8_of(const py::list& list) {
@@ -94,7 +77,7 @@ class Counter {
         counter_(settings, stop_words_.size() ? &stop_words_ : nullptr, num_threads, memory_bytes, folder) {}
 
   void add(const py::list& list) {
-    const std::vector<xelm::Text> texts = texts_of(list);
+    const std::vector<xelm::Text> texts = xelm::texts_of(list);
     unlocked([&] { counter_.add(texts); });
   }
 
@@ -118,7 +101,7 @@ class Counter {
 };
 
 py::tuple transform(const xelm::Tfidf& tfidf, const py::list& list, bool by_first_use, int num_threads) {
-  const std::vector<xelm::Text> texts = texts_of(list);
+  const std::vector<xelm::Text> texts = xelm::texts_of(list);
   const auto order = by_first_use ? xelm::RowOrder::kFirstUse : xelm::RowOrder::kTerms;
   xelm::SparseRows rows = unlocked([&] { return tfidf.transform(texts, order, num_threads); });
   const int64_t size = rows.size();

@@ -96,3 +96,40 @@ class Tfidf:
         Raises:
             TypeError: an item is not a str.
         """
+
+class UnigramEncoder:
+    """Texts to the ids of a SentencePiece unigram model, as Hugging Face's `tokenizers` gives them."""
+
+    def __init__(
+        self,
+        pieces: list[str],
+        scores: list[float],
+        *,
+        unk_id: int,
+        charsmap: bytes,
+        steps: list[str],
+        cuts_at_whitespace: bool,
+        raw_stoppers: list[str],
+        stoppers: list[str],
+    ) -> None:
+        """Take pieces by id, and what is done to a text before it is cut into them.
+
+        `charsmap` is SentencePiece's precompiled one, empty for none. The `steps` after it are strip_left,
+        strip_right, spaces_to_space or spaces_to_meta, which join runs of spaces. `cuts_at_whitespace`
+        leaves white space of every kind out. A text that has one of `raw_stoppers`, or one of `stoppers`
+        after all steps, is not encoded.
+
+        Raises:
+            ValueError: an unknown step, an empty piece, one without a score, or a charsmap that is cut short.
+        """
+
+    def encode(self, texts: list[str], itemsize: int) -> list[bytes | None]:
+        """The ids of each text, `itemsize` bytes each, 2 or 4; None for a text that is not encoded here.
+
+        Those are texts with stoppers or half a surrogate pair, and some with letters that the charsmap may
+        join to what follows. No other thread may change the list meanwhile.
+
+        Raises:
+            TypeError: an item is not a str.
+            ValueError: another itemsize.
+        """

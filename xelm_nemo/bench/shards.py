@@ -82,17 +82,17 @@ def _ours(inputs: Inputs) -> Callable[[], None]:
     folder = inputs.new_folder()
     load_encoder(inputs.tokenizer, str(folder))
     inputs.written = folder / "ours.bin"
-    return partial(_run_ours, inputs.files, inputs.tokenizer, inputs.clusters, folder)
+    dtype = token_dtype(len(load_tokenizer(inputs.tokenizer))).__name__
+    return partial(_run_ours, inputs.files, inputs.tokenizer, inputs.clusters, folder, dtype)
 
 
-def _run_ours(files: Sequence[Path], tokenizer: Path, clusters: Path, folder: Path) -> None:
+def _run_ours(files: Sequence[Path], tokenizer: Path, clusters: Path, folder: Path, dtype: str) -> None:
     pieces = [folder / f"pieces{number}" for number in range(len(files))]
     for path, piece in zip(files, pieces, strict=True):
         keys = {"id_key": None}
         tokenise_file(
             TokeniseFile(path.parent, path, keys, False, clusters, 1, tokenizer, str(folder), piece)
         )
-    dtype = token_dtype(len(load_tokenizer(tokenizer))).__name__
     join_pieces(JoinPieces(pieces, 0, dtype, folder / "ours"))
 
 

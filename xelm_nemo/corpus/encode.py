@@ -1,8 +1,8 @@
 """Token ids of many documents, each as `encode_document` gives them, at a fraction of the time.
 
-Some tokenizers cut text at spaces before anything else, and so give a word the same ids wherever it stands.
-With these a word is encoded once and looked up from then on. Where a cut may not be one, as before a run of
-spaces or after a character that normalisation may turn into a space, the words stay together.
+A unigram model, as XGLM's, runs in C++ (`corpus/unigram.py`). Byte-level BPE, as OPT's, cuts text at spaces
+before anything else, and so gives a word the same ids wherever it stands: a word is encoded once and looked
+up from then on. Where a cut may not be one, as before a run of spaces, the words stay together.
 """
 
 import json
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xelm_nemo.corpus.tokenizer import SPECIAL_IDS, XGLM_OFFSET, encode_document
+from xelm_nemo.corpus.unigram import parts, unigram_encoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -22,24 +23,7 @@ if TYPE_CHECKING:
 _ANGLES = frozenset("<\ufe64\uff1c")  # special tokens begin with one of these, or what is normalised to one
 _WORDS = re.compile(r"[ \n]*[^ \n]+|[ \n]+\Z")  # each with the spaces before it; spaces at the end
 _ROOM = 1 << 24  # for remembered words, of which each takes its letters and 16: about 200 MB
-# Letters that Unicode joins to a space that follows them (Grapheme_Cluster_Break=Prepend).
-_PREPENDED = frozenset(
-    "\u0d4e\U000111c2\U000111c3\U000113d1\U0001193f\U00011941\U00011a3a\U00011d46\U00011f02"
-)
-_PREPENDED |= frozenset(map(chr, range(0x11A84, 0x11A8A)))
-_LOCAL = {
-    "Precompiled",
-    "NFC",
-    "NFD",
-    "NFKC",
-    "NFKD",
-    "Strip",
-}  # normalisers that look no further than a space
-_RUN_OF_SPACES = {"Regex": " {2,}"}
-_CUTTERS = {
-    "ByteLevel": {"type": "ByteLevel", "use_regex": True},
-    "Metaspace": {"type": "Metaspace", "prepend_scheme": "always", "split": True},
-}
+_BYTE_LEVEL = {"type": "ByteLevel", "use_regex": True, "add_prefix_space": False}
 
 
 class DocumentEncoder:
@@ -60,16 +44,21 @@ class DocumentEncoder:
         self._pieces: Any = tokenizer.sp_model if is_xglm else None
         self._ids_of: dict[str, bytes] = {}
         self._room = _ROOM
-        self._by_words = False
+        self._unigram, self._by_words = None, False
         if self._fast is not None:
             self._fast.no_truncation()
             self._fast.no_padding()
+            self._unigram = unigram_encoder(self._fast)
             self._by_words = cuts_at_spaces(json.loads(self._fast.to_str()))
 
     def encode(self, texts: Sequence[str]) -> list[bytes]:
         """The ids of each text as the bytes of an array, `</s>` at both ends."""
         if self._fast is None:
             return [self._slow(text) for text in texts]
+        if self._unigram is not None:
+            some = self._unigram.encode(list(texts), self.itemsize)
+            rest = self._encode([text for text, ids in zip(texts, some, strict=True) if ids is None])
+            return [self._end + (next(rest) if ids is None else ids) + self._end for ids in some]
         if not self._by_words:
             return [self._end + ids + self._end for ids in self._encode(texts)]
         words_of = [_WORDS.findall(text) for text in texts]
@@ -117,29 +106,16 @@ class DocumentEncoder:
 
 
 def cuts_at_spaces(spec: dict[str, Any]) -> bool:
-    """Whether a tokenizer.json encodes a word apart from all others, if it may stand alone.
-
-    That is so where normalisation is local and what cuts the text cuts at every single space: byte-level BPE
-    of GPT-2's kind, as OPT's, and SentencePiece models, as XGLM's.
-    """
-    normalizers = _parts(spec["normalizer"], "normalizers")
-    cutters = _parts(spec["pre_tokenizer"], "pretokenizers")
-    if cutters and cutters[0]["type"] == "WhitespaceSplit":
-        cutters = cutters[1:]
+    """Whether a tokenizer.json is byte-level BPE of GPT-2's kind, to which a word is the same everywhere."""
+    cutters = parts(spec["pre_tokenizer"], "pretokenizers")
     return (
-        all(part["type"] in _LOCAL or part.get("pattern") == _RUN_OF_SPACES for part in normalizers)
+        spec["normalizer"] is None
         and len(cutters) == 1
-        and _CUTTERS.get(cutters[0]["type"], {"type": None}).items() <= cutters[0].items()
-        and spec["model"]["type"] in ("BPE", "Unigram")
+        and _BYTE_LEVEL.items() <= cutters[0].items()
+        and spec["model"]["type"] == "BPE"
         and not spec["model"].get("dropout")
         and not any(_reaches_out(token) for token in spec["added_tokens"])
     )
-
-
-def _parts(spec: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
-    if spec is None:
-        return []
-    return list(spec[key]) if spec["type"] == "Sequence" else [spec]
 
 
 def _reaches_out(token: dict[str, Any]) -> bool:
@@ -148,19 +124,17 @@ def _reaches_out(token: dict[str, Any]) -> bool:
 
 
 def _begins_alone(word: str) -> bool:
-    """Whether at most one space is before it and it begins with what no normalisation turns into a space."""
+    """Whether at most one space is before it and it begins with no other kind of space."""
     first = word[1:2] if word[0] in " \n" else word[0]
     return _is_solid(first or " ")
 
 
 def _ends_alone(word: str) -> bool:
-    """Whether it ends with what neither joins a space after it nor becomes one."""
-    last = word[-1]
-    return (_is_solid(last) or unicodedata.category(last)[0] == "M") and last not in _PREPENDED
+    return _is_solid(word[-1]) or unicodedata.category(word[-1])[0] == "M"
 
 
 def _is_solid(letter: str) -> bool:
-    """Whether it is a letter, number or mark of punctuation; SentencePiece takes other symbols for spaces."""
+    """Whether it is a letter, number or mark of punctuation."""
     return "!" <= letter <= "~" or unicodedata.category(letter)[0] in "LNP"
 
 

@@ -125,6 +125,23 @@ def test_blocks_of_documents_do_not_change_the_clusters(monkeypatch):
     assert clusterer.assign([]) == []
 
 
+@pytest.mark.parametrize("sizes", [[], [24], [5, 0, 19]], ids=str)
+def test_lists_of_documents_come_back_one_by_one_with_their_clusters(sizes):
+    clusterer, some = fit_clusterer(documents(), config("typology")), iter(documents())
+    pairs = list(clusterer.assigned([next(some) for _ in range(size)] for size in sizes))
+    assert pairs == list(zip(documents(), [0, 1, 2] * 8, strict=True))[: len(pairs)]
+    assert len(pairs) == sum(sizes)
+
+
+def test_a_fault_while_reading_ahead_ends_the_assignment():
+    def torn():
+        yield documents()
+        raise CorpusError("torn")
+
+    with pytest.raises(CorpusError, match="torn"):
+        list(fit_clusterer(documents(), config("tfidf")).assigned(torn()))
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
     ("num_clusters", "fault"), [(0, "leaves no cluster"), (25, "cannot divide 24 documents")]

@@ -2,10 +2,12 @@
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,7 @@ from xelm_nemo.errors import ArtifactError, ConfigError, CorpusError
 from xelm_nemo.files import load_arrays, read_json, save_arrays, write_json
 
 _DOCUMENTS_A_BLOCK = 10_000  # as upstream; bounds the memory of `assign`
+D = TypeVar("D", bound=ClusterableDocument)
 
 
 def fit_clusterer(documents: Corpus, config: ClusteringConfig) -> "Clusterer":
@@ -77,6 +80,17 @@ class Clusterer(ABC):
     @abstractmethod
     def assign(self, documents: Documents) -> list[int]:
         """The cluster of each document, whatever the sizes of the clusters become."""
+
+    def assigned(self, blocks: Iterable[Sequence[D]]) -> Iterator[tuple[D, int]]:
+        """Each document of some lists with its cluster; while one list is assigned, the next is read."""
+        with ThreadPoolExecutor(1) as pool:
+            block: Sequence[D] = []
+            clusters = pool.submit(self.assign, block)
+            for following in blocks:
+                ahead = pool.submit(self.assign, following)
+                yield from zip(block, clusters.result(), strict=True)
+                block, clusters = following, ahead
+            yield from zip(block, clusters.result(), strict=True)
 
     @abstractmethod
     def save(self, folder: Path) -> None:

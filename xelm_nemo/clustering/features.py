@@ -96,6 +96,10 @@ class TextFeatures:
             )
             yield np.asarray(normalize(reduced, copy=False), np.float32)
 
+    def use_threads(self, num_threads: int) -> None:
+        """Transform with so many threads; the result is the same with any number."""
+        self._vectorizer.num_threads = num_threads
+
     def top_terms(self, vector: NDArray[np.floating[Any]], n: int) -> list[str]:
         """The n terms that weigh most in a [D] vector taken back through the SVD, heaviest first."""
         weight = vector.astype(np.float64) @ self.components

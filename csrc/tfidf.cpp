@@ -47,13 +47,13 @@ Tfidf::Tfidf(const AnalyzerSettings& settings, const std::vector<std::string>& s
 // Counts documents, one at a time.
 class Tfidf::Worker {
  public:
-  Worker(const Tfidf& tfidf, RowOrder order)
+  Worker(const Tfidf& tfidf, bool in_order)
       // Without n-grams of words a stop word is no term of the vocabulary, and need not be looked for.
       : tfidf_(tfidf),
         analyzer_(tfidf.settings_, tfidf.settings_.longest > 1 && tfidf.stop_words_.size() ? &tfidf.stop_words_
                                                                                            : nullptr),
         counter_(tfidf.terms_.size()),
-        order_(order) {}
+        in_order_(in_order) {}
 
   void append(const Text& document, Piece& piece) {
     const std::vector<Term>& terms = analyzer_.terms(document);
@@ -74,7 +74,7 @@ class Tfidf::Worker {
     piece.values.resize(begin + row_size);
     int32_t* row_terms = piece.terms.data() + begin;
     double* values = piece.values.data() + begin;
-    if (order_ == RowOrder::kTerms) {
+    if (in_order_) {
       counter_.drain_in_order(row_terms, values);
       tfidf_.weigh(row_terms, values, row_size);
     } else {
@@ -87,23 +87,23 @@ class Tfidf::Worker {
   const Tfidf& tfidf_;
   Analyzer analyzer_;
   RowCounter counter_;
-  RowOrder order_;
+  bool in_order_;
   std::vector<int32_t> found_;
 };
 
-SparseRows Tfidf::transform(const std::vector<Text>& documents, RowOrder order, int num_threads) const {
-  SparseRows rows = count(documents, order, num_threads);
-  if (order == RowOrder::kFirstUse) order_by_first_use(rows, num_threads);
+SparseRows Tfidf::transform(const std::vector<Text>& documents, FirstUse* first_use, int num_threads) const {
+  SparseRows rows = count(documents, !first_use, num_threads);
+  if (first_use) order_by_first_use(rows, *first_use, num_threads);
   return rows;
 }
 
 // Rows that are ready, or, for the order of first use, the counts in the order in which a document has them.
-SparseRows Tfidf::count(const std::vector<Text>& documents, RowOrder order, int num_threads) const {
+SparseRows Tfidf::count(const std::vector<Text>& documents, bool in_order, int num_threads) const {
   const auto size = static_cast<int64_t>(documents.size());
   std::vector<Piece> pieces((size + kDocumentsAnItem - 1) / kDocumentsAnItem);
   std::vector<std::unique_ptr<Worker>> workers(num_threads);
   parallel_for(static_cast<int64_t>(pieces.size()), num_threads, [&](int worker, int64_t item) {
-    if (!workers[worker]) workers[worker] = std::make_unique<Worker>(*this, order);
+    if (!workers[worker]) workers[worker] = std::make_unique<Worker>(*this, in_order);
     for (int64_t i = item * kDocumentsAnItem; i < std::min(size, (item + 1) * kDocumentsAnItem); ++i) {
       workers[worker]->append(documents[i], pieces[item]);
     }
@@ -129,11 +129,11 @@ SparseRows Tfidf::count(const std::vector<Text>& documents, RowOrder order, int 
 }
 
 // Puts counted rows into the order in which the terms first come in them, and weighs them.
-void Tfidf::order_by_first_use(SparseRows& rows, int num_threads) const {
-  std::vector<int32_t> rank(terms_.size(), -1);
-  int32_t next = 0;
+void Tfidf::order_by_first_use(SparseRows& rows, FirstUse& first_use, int num_threads) const {
+  std::vector<int32_t>& rank = first_use.rank;
+  rank.resize(terms_.size(), -1);
   for (int64_t i = 0; i < rows.size(); ++i) {
-    if (rank[rows.terms[i]] < 0) rank[rows.terms[i]] = next++;
+    if (rank[rows.terms[i]] < 0) rank[rows.terms[i]] = first_use.size++;
   }
   std::vector<std::vector<std::pair<int32_t, double>>> scratch(num_threads);
   parallel_for(static_cast<int64_t>(rows.starts.size()) - 1, num_threads, [&](int worker, int64_t row) {

@@ -23,7 +23,11 @@ struct SparseRows {
   int64_t size() const { return starts.back(); }
 };
 
-enum class RowOrder { kTerms, kFirstUse };
+// The order in which a corpus first shows its terms, whatever the parts that it comes in.
+struct FirstUse {
+  std::vector<int32_t> rank;  // by term, -1 where it has not come yet
+  int32_t size = 0;           // how many have come
+};
 
 class Tfidf {
  public:
@@ -32,13 +36,15 @@ class Tfidf {
   Tfidf(const AnalyzerSettings& settings, const std::vector<std::string>& stop_words,
         const std::vector<std::string>& terms, std::vector<double> idf);
 
-  SparseRows transform(const std::vector<Text>& documents, RowOrder order, int num_threads) const;
+  // Rows in the order of terms; or in that of first use, with the terms that come for the first time ranked
+  // behind those of the parts of the corpus that were transformed before.
+  SparseRows transform(const std::vector<Text>& documents, FirstUse* first_use, int num_threads) const;
 
  private:
   class Worker;
 
-  SparseRows count(const std::vector<Text>& documents, RowOrder order, int num_threads) const;
-  void order_by_first_use(SparseRows& rows, int num_threads) const;
+  SparseRows count(const std::vector<Text>& documents, bool in_order, int num_threads) const;
+  void order_by_first_use(SparseRows& rows, FirstUse& first_use, int num_threads) const;
   void weigh(const int32_t* terms, double* values, int64_t size) const;
 
   AnalyzerSettings settings_;

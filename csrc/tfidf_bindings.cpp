@@ -100,10 +100,9 @@ class Counter {
   xelm::TermCounter counter_;
 };
 
-py::tuple transform(const xelm::Tfidf& tfidf, const py::list& list, bool by_first_use, int num_threads) {
+py::tuple transform(const xelm::Tfidf& tfidf, const py::list& list, xelm::FirstUse* first_use, int num_threads) {
   const std::vector<xelm::Text> texts = xelm::texts_of(list);
-  const auto order = by_first_use ? xelm::RowOrder::kFirstUse : xelm::RowOrder::kTerms;
-  xelm::SparseRows rows = unlocked([&] { return tfidf.transform(texts, order, num_threads); });
+  xelm::SparseRows rows = unlocked([&] { return tfidf.transform(texts, first_use, num_threads); });
   const int64_t size = rows.size();
   return py::make_tuple(array_of(std::move(rows.values), size), array_of(std::move(rows.terms), size),
                         array_of(rows.starts));
@@ -116,7 +115,7 @@ void bind_tfidf(py::module_& m) {
     try {
       if (error) std::rethrow_exception(error);
     } catch (const std::system_error& failure) {
-      PyErr_SetString(PyExc_OSError, failure.what());
+      PyErr_SetObject(PyExc_OSError, py::make_tuple(failure.code().value(), failure.what()).ptr());
     }
   });
   py::class_<AnalyzerSettings>(m, "AnalyzerSettings", "How a text is cut into terms.")
@@ -132,12 +131,13 @@ void bind_tfidf(py::module_& m) {
       .def("all", &Counter::all)
       .def("at", &Counter::at, py::arg("positions"))
       .def("most_frequent", &Counter::most_frequent, py::arg("limit"));
+  py::class_<xelm::FirstUse>(m, "FirstUse", "The order in which a corpus first shows its terms.").def(py::init<>());
   py::class_<xelm::Tfidf>(m, "Tfidf", "Turns documents into rows of a sparse matrix.")
       .def(py::init([](const AnalyzerSettings& settings, const py::list& stop_words, const py::list& terms,
                        std::vector<double> idf) {
              return xelm::Tfidf(settings, utf8_of(stop_words), utf8_of(terms), std::move(idf));
            }),
            py::arg("settings"), py::arg("stop_words"), py::arg("terms"), py::arg("idf"))
-      .def("transform", &transform, py::arg("texts"), py::kw_only(), py::arg("by_first_use"),
+      .def("transform", &transform, py::arg("texts"), py::kw_only(), py::arg("first_use") = nullptr,
            py::arg("num_threads"));
 }

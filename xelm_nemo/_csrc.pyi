@@ -74,6 +74,12 @@ class TermCounter:
     def most_frequent(self, limit: int) -> tuple[list[str], NDArray[np.int64]]:
         """As `all`, the terms that occur most often, of equally frequent ones the first."""
 
+class FirstUse:
+    """The order in which a corpus first shows its terms, whatever the parts that it is transformed in."""
+
+    def __init__(self) -> None:
+        """Begin before its first part."""
+
 class Tfidf:
     """Turns documents into rows of a sparse matrix."""
 
@@ -87,9 +93,12 @@ class Tfidf:
         """
 
     def transform(
-        self, texts: list[str], *, by_first_use: bool, num_threads: int
+        self, texts: list[str], *, first_use: FirstUse | None = None, num_threads: int
     ) -> tuple[NDArray[np.float64], NDArray[np.int32], NDArray[np.int64]]:
-        """Values, columns and where rows start; rows in the order of columns, or in that of first use.
+        """Values, columns and where rows start; rows in the order of columns.
+
+        With `first_use` they are in the order in which this part of a corpus, or one before, showed
+        them first.
 
         No other thread may change the list meanwhile.
 
@@ -133,3 +142,41 @@ class UnigramEncoder:
             TypeError: an item is not a str.
             ValueError: another itemsize.
         """
+
+def sparse_times(
+    starts: NDArray[np.int64],
+    columns: NDArray[np.int32],
+    values: NDArray[np.float64],
+    rows: slice,
+    dense: NDArray[np.float64],
+    *,
+    num_threads: int,
+) -> NDArray[np.float64]:
+    """Some rows of a sparse matrix A [N, F] times a dense [F, L] one.
+
+    Args:
+        starts: [N + 1], where the rows of A begin in the next two, and the end.
+        columns: of the entries.
+        values: of the entries; each result is added up in their order.
+        rows: which ones, without a step.
+        dense: [F, L].
+        num_threads: changes no bit.
+
+    Raises:
+        ValueError: shapes that do not fit together.
+    """
+
+def add_transposed_times(
+    starts: NDArray[np.int64],
+    columns: NDArray[np.int32],
+    values: NDArray[np.float64],
+    rows: slice,
+    dense: NDArray[np.float64],
+    total: NDArray[np.float64],
+    *,
+    num_threads: int,
+) -> None:
+    """Add the transposed of these rows, [F, n], times a dense [n, L] to `total` [F, L], as `sparse_times`.
+
+    Row after row is added, so that totals do not depend on how many of them are given at a time.
+    """

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -66,6 +67,24 @@ def room_for(path: Path) -> Iterator[None]:
             f"{path} cannot be written ({error.strerror}); what was there is as it was: make room, and run "
             "the same command again."
         ) from error
+
+
+@contextlib.contextmanager
+def scratch_folder(prefix: str) -> Iterator[Path]:
+    """Yield a folder among the temporary files, which is gone when the block ends.
+
+    Raises:
+        ArtifactError: there is no room for what is written there.
+    """
+    with tempfile.TemporaryDirectory(prefix=prefix) as folder:
+        try:
+            yield Path(folder)
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            raise ArtifactError(
+                f"{folder} cannot be written ({error.strerror}); set TMPDIR to a folder with more room."
+            ) from error
 
 
 @contextlib.contextmanager

@@ -1,13 +1,10 @@
 """Conversions in a process of their own, with their time and the most memory that they had."""
 
 import functools
-import subprocess
-import sys
-from typing import NamedTuple
+
+from tests.helpers.memory import measure_program
 
 PROGRAM = """
-import sys, threading, time
-from pathlib import Path
 from xelm_nemo.artifacts import Recipe, verify
 from xelm_nemo.checkpoint import distributed_files
 from xelm_nemo.checkpoint.hf import export_hf, import_hf
@@ -34,43 +31,12 @@ action = {
 }[sys.argv[1]]
 if sys.argv[1] in ("nothing_nemo", "export_nemo"):
     from xelm_nemo.nemo.context import write_checkpoint
-
-def bytes_now(kind):
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(status[kind].split()[0]) * 1024
-
-own, done = [bytes_now("RssAnon")], threading.Event()
-
-def watch():
-    while not done.wait(0.003):
-        own.append(bytes_now("RssAnon"))
-
-watcher = threading.Thread(target=watch)
-watcher.start()
-start = time.perf_counter()
-action()
-seconds = time.perf_counter() - start
-done.set()
-watcher.join()
-# Not ru_maxrss, which a process takes over from the one that started it.
-print(seconds, bytes_now("VmHWM"), max(own))
 """
-
-
-class Measured(NamedTuple):
-    """What a conversion took."""
-
-    seconds: float
-    peak_bytes: int  # the most at any time, the pages of mapped files among it
-    own_bytes: int  # the same without them, looked at every few milliseconds
 
 
 def measure(action, source, output):
     """Run one of the actions above."""
-    command = [sys.executable, "-W", "ignore", "-c", PROGRAM, action, str(source), str(output)]
-    last = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
-    seconds, *sizes = last.split()
-    return Measured(float(seconds), *map(int, sizes))
+    return measure_program(PROGRAM, "action()", action, source, output)
 
 
 def taken(action, source, output, *, above="nothing", kind="peak_bytes"):

@@ -49,6 +49,15 @@ def test_features_are_scikit_learns_bit_for_bit_and_all_are_timed(rows_of, corpu
             assert all(row["errors"] == {"bits": 0} and row["terms"] > 100 for row in ours)
 
 
+def test_documents_get_upstreams_clusters_and_both_are_timed(rows_of, corpus):
+    rows = rows_of("assign", f"corpus={corpus}", "clusters=4")
+    for verb in ("chain", "files"):
+        found = [row for row in rows if row["verb"] == verb]
+        assert [row["provider"] for row in found] == ["upstream", "ours", "ours_2_threads"]
+        assert all(row["errors"] == {"clusters": 0} and row["documents"] == 60 for row in found)
+        assert all(row["p50_ms"] > 0 and row["gb_per_s"] > 0 for row in found)
+
+
 def test_clusters_are_as_large_as_each_other_and_cost_is_compared(rows_of):
     upstream, ours = rows_of("kmeans", "documents=400", "clusters=4", "dim=8")
     assert (upstream["provider"], ours["provider"]) == ("upstream", "ours")
@@ -63,5 +72,6 @@ def test_corpus_that_is_not_there_is_named(tmp_path):
 
 
 def test_kind_of_work_that_is_none_is_named():
-    with pytest.raises(ConfigError, match=r"verb='sing' is not one; use one of \['fit', 'transform'\]"):
-        run.run(registry.parse(["featurise", "verb=sing"]))
+    for case, verbs in {"featurise": r"'fit', 'transform'", "assign": r"'chain', 'files'"}.items():
+        with pytest.raises(ConfigError, match=rf"verb='sing' is not one; use one of \[{verbs}\]"):
+            run.run(registry.parse([case, "verb=sing"]))

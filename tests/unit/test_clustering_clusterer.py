@@ -82,6 +82,42 @@ def test_a_tfidf_clusterer_keeps_the_bits_that_the_router_needs(tmp_path):
     assert np.array_equal(loaded.features.transform(["the loi"]), fitted.features.transform(["the loi"]))
 
 
+class Stream:
+    """Documents that are made anew each time; there are more from the `grows`-th time on."""
+
+    def __init__(self, grows=None):
+        self.grows, self.times = grows, 0
+
+    def __iter__(self):
+        self.times += 1
+        yield from documents(8 if self.grows is None or self.times < self.grows else 9)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_stream_gives_the_clusterer_of_the_list(tmp_path, monkeypatch, method):
+    fit_clusterer(documents(), config(method)).save(tmp_path / "list")
+    monkeypatch.setattr("xelm_nemo.clustering.tfidf._CHARACTERS_A_BATCH", 100)
+    fit_clusterer(Stream(), config(method)).save(tmp_path / "stream")
+    names = sorted(path.name for path in (tmp_path / "list").iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "stream").iterdir())
+    for name in names:
+        assert (tmp_path / "stream" / name).read_bytes() == (tmp_path / "list" / name).read_bytes(), name
+
+
+def test_a_corpus_that_grows_meanwhile_is_refused():
+    with pytest.raises(CorpusError, match="had 24 documents and has 27 when it is read again"):
+        fit_clusterer(Stream(grows=2), config("tfidf"))
+
+
+def test_no_room_for_temporary_files_is_one_line(monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("xelm_nemo.clustering.features.store_rows", full)
+    with pytest.raises(ArtifactError, match=r"xelm_rows_.* cannot be written \(No space.*; set TMPDIR"):
+        fit_clusterer(documents(), config("tfidf"))
+
+
 def test_blocks_of_documents_do_not_change_the_clusters(monkeypatch):
     clusterer = fit_clusterer(documents(), config("tfidf"))
     monkeypatch.setattr("xelm_nemo.clustering.clusterer._DOCUMENTS_A_BLOCK", 5)
@@ -89,12 +125,29 @@ def test_blocks_of_documents_do_not_change_the_clusters(monkeypatch):
     assert clusterer.assign([]) == []
 
 
+@pytest.mark.parametrize("sizes", [[], [24], [5, 0, 19]], ids=str)
+def test_lists_of_documents_come_back_one_by_one_with_their_clusters(sizes):
+    clusterer, some = fit_clusterer(documents(), config("typology")), iter(documents())
+    pairs = list(clusterer.assigned([next(some) for _ in range(size)] for size in sizes))
+    assert pairs == list(zip(documents(), [0, 1, 2] * 8, strict=True))[: len(pairs)]
+    assert len(pairs) == sum(sizes)
+
+
+def test_a_fault_while_reading_ahead_ends_the_assignment():
+    def torn():
+        yield documents()
+        raise CorpusError("torn")
+
+    with pytest.raises(CorpusError, match="torn"):
+        list(fit_clusterer(documents(), config("tfidf")).assigned(torn()))
+
+
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("num_clusters", [0, 25])
-def test_more_clusters_than_documents_is_an_error(method, num_clusters):
-    with pytest.raises(
-        ConfigError, match=rf"clustering\.num_clusters={num_clusters} cannot divide 24 documents"
-    ):
+@pytest.mark.parametrize(
+    ("num_clusters", "fault"), [(0, "leaves no cluster"), (25, "cannot divide 24 documents")]
+)
+def test_more_clusters_than_documents_is_an_error(method, num_clusters, fault):
+    with pytest.raises(ConfigError, match=rf"clustering\.num_clusters={num_clusters} {fault}"):
         fit_clusterer(documents(), config(method, num_clusters=num_clusters))
 
 

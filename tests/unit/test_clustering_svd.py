@@ -5,6 +5,7 @@ from scipy import sparse
 from sklearn.decomposition import TruncatedSVD
 
 from xelm_nemo.clustering import svd
+from xelm_nemo.clustering.rows_on_disk import store_rows
 from xelm_nemo.clustering.svd import bag_product, right_singular_vectors
 
 CPU = torch.device("cpu")
@@ -45,6 +46,24 @@ def test_bits_depend_on_the_seed_and_not_on_the_threads(monkeypatch):
     torch.set_num_threads(before)
     assert np.array_equal(*found)
     assert not np.array_equal(found[0], right_singular_vectors(documents(topics=40), 10, seed=4, device=CPU))
+
+
+def test_rows_on_disk_give_the_bits_of_rows_in_memory(tmp_path):
+    matrix = documents()
+    parts = [
+        (part.data, part.indices, part.indptr.astype(np.int64))
+        for part in (matrix[:1], matrix[1:1], matrix[1:250], matrix[250:])
+    ]
+    stored = store_rows(parts, matrix.shape[1], tmp_path)
+    assert stored.shape == matrix.shape and np.array_equal(stored.indptr, matrix.indptr)
+    found, expected = (right_singular_vectors(rows, 8, seed=0, device=CPU) for rows in (stored, matrix))
+    assert np.array_equal(found, expected)
+
+
+def test_a_matrix_too_large_for_the_gpu_is_left_to_the_cpu(monkeypatch):
+    monkeypatch.setattr(svd, "_MOST_ON_GPU", 100)
+    found = right_singular_vectors(documents(), 8, seed=0, device=torch.device("cuda"))
+    assert np.array_equal(found, right_singular_vectors(documents(), 8, seed=0, device=CPU))
 
 
 def test_directions_beyond_the_rank_are_zero():

@@ -139,7 +139,7 @@ def test_neither_threads_nor_full_tables_nor_batches_change_a_bit(settings, monk
         assert small.terms_ == expected.terms_
         assert np.array_equal(small.idf_, expected.idf_)
         assert_same_rows(small.transform(iter(texts)), expected.transform(texts))
-        assert_same_rows(small._rows(texts, by_first_use=True), rows)
+        assert_same_rows(small._matrix(small.parts(iter(texts), by_first_use=True)), rows)
 
 
 def test_fitting_keeps_no_text(monkeypatch):

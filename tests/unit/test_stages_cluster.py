@@ -77,6 +77,18 @@ def test_a_clusterer_is_fitted_on_the_chosen_shards_and_made_from_them(
     assert clusterer_recipe(run).inputs.keys() == inputs
 
 
+def test_bad_lines_are_told_of_once_though_the_corpus_is_read_again(tmp_path, caplog):
+    folder = tmp_path / "corpus" / "train" / "00000"
+    folder.mkdir(parents=True)
+    lines = [json.dumps({"text": text}) for text in ("cat dog", "dog sun", "sun moon")]
+    (folder / "a.jsonl").write_text("\n".join([*lines, "torn", ""]))
+    corpus = CorpusConfig(path=str(tmp_path / "corpus"), on_bad_line="skip")
+    fit(Run(RunConfig(corpus=corpus, clustering=ClusteringConfig(num_clusters=2, svd_dim=2))), tmp_path)
+    assert [record.getMessage() for record in caplog.records] == [
+        "train/00000/a.jsonl: 1 bad lines skipped (1 not JSON), the first is line 4"
+    ]
+
+
 def test_shards_that_are_not_there_are_named_before_anything_is_made(run_on):
     with pytest.raises(ConfigError, match=r"clustering\.fit_on names \['train/00007'\], and .*corpus has no"):
         check_places(run_on(["train/00001", "train/00007"]), [CLUSTER])

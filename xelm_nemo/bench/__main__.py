@@ -10,6 +10,7 @@ Cases and their sizes:
   kmeans                                   documents, clusters, dim
   shards                                   corpus, tokenizer, vocab; on a CPU, as the next
   featurise                                corpus, analyzer (word, char_wb), verb (fit, transform)
+  assign                                   corpus, clusters, verb (chain: from texts, files: from JSON lines)
 With several values for a size every combination is measured; the numbers' defaults are for a GPU. A corpus is
 a .jsonl file, a folder of them, or udhr. One row a provider: a table on the screen, a JSON object in FILE.
 """

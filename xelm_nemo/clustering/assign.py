@@ -6,6 +6,7 @@ which starts at the corpus folder. Files are written and read line by line, in t
 
 import json
 from collections.abc import Iterable, Iterator
+from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,7 +27,8 @@ def write_assignment(path: Path, rows: Iterable[Row]) -> None:
     """Write the (sp_id, cluster) rows of one corpus file, all or nothing."""
     with atomic_file(path) as file:
         for sp_id, cluster in rows:
-            file.write(json.dumps({"sp_id": sp_id, "cluster": int(cluster)}).encode() + b"\n")
+            # What json.dumps makes of the two, which takes five times as long.
+            file.write(f'{{"sp_id": {encode_basestring_ascii(sp_id)}, "cluster": {int(cluster)}}}\n'.encode())
 
 
 def read_assignment(path: Path, *, num_clusters: int) -> Iterator[Row]:

@@ -17,8 +17,7 @@ def map_blocks(function: Callable[[slice], _Result], num_rows: int, device: torc
     On a CPU torch's threads take one block each: a library that multiplies matrices may add in another
     order with another number of threads, but not within one.
     """
-    size = _ROWS[device.type]
-    blocks = [slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
+    blocks = blocks_of(num_rows, device)
     if device.type != "cpu":
         return [function(block) for block in blocks]
     with one_thread() as threads:
@@ -26,6 +25,12 @@ def map_blocks(function: Callable[[slice], _Result], num_rows: int, device: torc
             return [function(block) for block in blocks]
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             return list(pool.map(function, blocks))
+
+
+def blocks_of(num_rows: int, device: torch.device) -> list[slice]:
+    """All rows, in blocks of the device's size."""
+    size = _ROWS[device.type]
+    return [slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
 
 
 @contextmanager

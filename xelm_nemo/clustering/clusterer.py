@@ -2,39 +2,44 @@
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xelm_nemo.clustering.config import METHODS, ClusteringConfig
-from xelm_nemo.clustering.documents import ClusterableDocument, Documents
+from xelm_nemo.clustering.documents import ClusterableDocument, Corpus, Documents, Texts
 from xelm_nemo.clustering.features import FeatureSettings, TextFeatures
-from xelm_nemo.clustering.kmeans import balanced_kmeans, squared_distances
+from xelm_nemo.clustering.kmeans import balanced_kmeans, squared_distances, too_many_clusters
 from xelm_nemo.clustering.typology import typology_clusters
 from xelm_nemo.clustering.upstream import read_upstream
 from xelm_nemo.errors import ArtifactError, ConfigError, CorpusError
 from xelm_nemo.files import load_arrays, read_json, save_arrays, write_json
 
 _DOCUMENTS_A_BLOCK = 10_000  # as upstream; bounds the memory of `assign`
+D = TypeVar("D", bound=ClusterableDocument)
 
 
-def fit_clusterer(documents: Documents, config: ClusteringConfig) -> "Clusterer":
+def fit_clusterer(documents: Corpus, config: ClusteringConfig) -> "Clusterer":
     """The clusterer that the configuration asks for, fitted on these documents.
+
+    Documents are gone through up to three times and not kept.
 
     Raises:
         ConfigError: a setting that cannot work, alone or with these documents.
-        CorpusError: a document without a language, where languages are to be clustered.
+        CorpusError: a document without a language, where languages are to be clustered; or documents that
+            are not the same each time.
+        ArtifactError: there is no room for temporary files.
     """
     if config.method not in METHODS:
         raise ConfigError(f"clustering.method={config.method!r} is unknown; use one of {list(METHODS)}.")
-    if not 1 <= config.num_clusters <= len(documents):
-        raise ConfigError(
-            f"clustering.num_clusters={config.num_clusters} cannot divide {len(documents)} documents; "
-            f"use 1 to {len(documents)}, or more documents."
-        )
+    if config.num_clusters < 1:
+        raise ConfigError(f"clustering.num_clusters={config.num_clusters} leaves no cluster; use 1 or more.")
     if not 0 <= config.seed < 2**32:
         raise ConfigError(f"clustering.seed={config.seed} is out of range; use 0 to {2**32 - 1}.")
     if config.source is not None:
@@ -69,12 +74,23 @@ class Clusterer(ABC):
 
     @classmethod
     @abstractmethod
-    def fit(cls, documents: Documents, config: ClusteringConfig) -> Self:
+    def fit(cls, documents: Corpus, config: ClusteringConfig) -> Self:
         """A clusterer of this kind for such documents; use `fit_clusterer`, which checks first."""
 
     @abstractmethod
     def assign(self, documents: Documents) -> list[int]:
         """The cluster of each document, whatever the sizes of the clusters become."""
+
+    def assigned(self, blocks: Iterable[Sequence[D]]) -> Iterator[tuple[D, int]]:
+        """Each document of some lists with its cluster; while one list is assigned, the next is read."""
+        with ThreadPoolExecutor(1) as pool:
+            block: Sequence[D] = []
+            clusters = pool.submit(self.assign, block)
+            for following in blocks:
+                ahead = pool.submit(self.assign, following)
+                yield from zip(block, clusters.result(), strict=True)
+                block, clusters = following, ahead
+            yield from zip(block, clusters.result(), strict=True)
 
     @abstractmethod
     def save(self, folder: Path) -> None:
@@ -115,12 +131,17 @@ class TfidfClusterer(Clusterer):
     centroids: NDArray[np.float32]
 
     @classmethod
-    def fit(cls, documents: Documents, config: ClusteringConfig) -> Self:
-        """Fit features, then (balanced) k-means on them."""
-        texts = [document.text for document in documents]
+    def fit(cls, documents: Corpus, config: ClusteringConfig) -> Self:
+        """Fit features, then (balanced) k-means on the vectors of all documents, which are held in memory."""
+        texts = Texts(documents)
         features = TextFeatures.fit(texts, config)
+        vectors = np.empty((0, len(features.components)), np.float32)
+        for part in features.vectors(texts):
+            start = len(vectors)
+            vectors.resize((start + len(part), part.shape[1]), refcheck=False)  # grows where it lies
+            vectors[start:] = part
         kmeans = balanced_kmeans(
-            features.transform(texts),
+            vectors,
             config.num_clusters,
             seed=config.seed,
             max_iterations=config.max_iterations,
@@ -169,9 +190,10 @@ class TypologyClusterer(Clusterer):
     cluster_of: dict[str, int]
 
     @classmethod
-    def fit(cls, documents: Documents, config: ClusteringConfig) -> Self:
+    def fit(cls, documents: Corpus, config: ClusteringConfig) -> Self:
         """Cluster the configured languages, or those of the documents in alphabetical order."""
         languages = config.languages
+        _check_enough(documents, config.num_clusters)
         if languages is None:
             languages = sorted({_language(document) for document in documents})
         return cls(config.num_clusters, typology_clusters(languages, config.num_clusters))
@@ -204,8 +226,9 @@ class RandomClusterer(Clusterer):
     seed: int
 
     @classmethod
-    def fit(cls, documents: Documents, config: ClusteringConfig) -> Self:
+    def fit(cls, documents: Corpus, config: ClusteringConfig) -> Self:
         """Take the seed; there is nothing to fit."""
+        _check_enough(documents, config.num_clusters)
         return cls(config.num_clusters, config.seed)
 
     def assign(self, documents: Documents) -> list[int]:
@@ -225,6 +248,12 @@ class RandomClusterer(Clusterer):
 _CLASS_OF: dict[str, type[Clusterer]] = {
     clusterer.kind: clusterer for clusterer in (TfidfClusterer, TypologyClusterer, RandomClusterer)
 }
+
+
+def _check_enough(documents: Corpus, num_clusters: int) -> None:
+    found = sum(1 for _ in islice(documents, num_clusters))
+    if found < num_clusters:
+        raise too_many_clusters(num_clusters, found)
 
 
 def _language(document: ClusterableDocument) -> str:

@@ -1,6 +1,7 @@
 """What clustering wants to know of a document; `xelm_nemo.corpus.documents.Document` is one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 
@@ -21,3 +22,16 @@ class ClusterableDocument(Protocol):
 
 
 Documents = Sequence[ClusterableDocument]
+Corpus = Iterable[
+    ClusterableDocument
+]  # more than memory may hold: each time that it is gone through, it is read
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The texts of documents, read anew each time."""
+
+    documents: Corpus
+
+    def __iter__(self) -> Iterator[str]:
+        return (document.text for document in self.documents)

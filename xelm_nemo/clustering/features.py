@@ -8,7 +8,7 @@ stop words.
 N documents, F terms, D SVD dimensions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,12 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xelm_nemo import device
+from xelm_nemo._csrc import sparse_times
 from xelm_nemo.clustering.config import ClusteringConfig
+from xelm_nemo.clustering.rows_on_disk import store_rows
 from xelm_nemo.clustering.stop_words import stop_words
 from xelm_nemo.clustering.svd import right_singular_vectors
 from xelm_nemo.clustering.tfidf import TfidfVectorizer, too_few_terms
-from xelm_nemo.errors import ArtifactError, ConfigError
-from xelm_nemo.files import load_arrays, read_json, save_arrays, write_json
+from xelm_nemo.errors import ArtifactError, ConfigError, CorpusError
+from xelm_nemo.files import load_arrays, read_json, save_arrays, scratch_folder, write_json
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,16 @@ class TextFeatures:
     components: NDArray[np.float64]
 
     @classmethod
-    def fit(cls, texts: Sequence[str], config: ClusteringConfig) -> Self:
+    def fit(cls, texts: Iterable[str], config: ClusteringConfig) -> Self:
         """Learn vocabulary, idf and SVD; the same texts, settings and seed give the same features.
 
-        D is `svd_dim`, or what the data allow: at most N - 1 and F - 1, at least 1.
+        Texts are read twice and not kept: for the vocabulary, and into a matrix in the folder of temporary
+        files. D is `svd_dim`, or what the data allow: at most N - 1 and F - 1, at least 1.
 
         Raises:
             ConfigError: a setting that cannot work, or texts with fewer than two terms.
+            CorpusError: there were more texts, or fewer, the second time.
+            ArtifactError: there is no room for temporary files.
         """
         settings = FeatureSettings(
             config.analyzer, tuple(config.ngram_range), config.max_features, stop_words(config.stop_words)
@@ -68,23 +73,32 @@ class TextFeatures:
             raise ConfigError(
                 f"clustering.svd_dim={config.svd_dim} leaves no dimension; use 1 or more, say 100."
             )
-        vectorizer = TfidfVectorizer(**asdict(settings))
-        tfidf = vectorizer.fit_transform(texts)
-        terms = vectorizer.terms_
-        if len(terms) < 2:
-            raise too_few_terms(config.analyzer, len(terms), len(texts))
-        dim = max(1, min(config.svd_dim, len(texts) - 1, len(terms) - 1))
-        components = right_singular_vectors(tfidf, dim, seed=config.seed, device=device.device())
-        return cls(settings, terms, vectorizer.idf_, components)
+        vectorizer = TfidfVectorizer(**asdict(settings)).fit(texts)
+        if len(vectorizer.terms_) < 2:
+            raise too_few_terms(config.analyzer, len(vectorizer.terms_), vectorizer.num_documents_)
+        components = _components(vectorizer, texts, config)
+        return cls(settings, vectorizer.terms_, vectorizer.idf_, components)
 
     def transform(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """[N, D] unit rows; the row of a text without a known term is zero."""
-        from sklearn.preprocessing import normalize
-
         if not texts:
             return np.zeros((0, len(self.components)), np.float32)
-        reduced = self._vectorizer.transform(texts) @ self.components.T
-        return np.asarray(normalize(reduced), np.float32)
+        return np.concatenate(list(self.vectors(texts)))
+
+    def vectors(self, texts: Iterable[str]) -> Iterator[NDArray[np.float32]]:
+        """The rows of `transform`, some at a time; texts are read once and not kept."""
+        from sklearn.preprocessing import normalize
+
+        threads = self._vectorizer.num_threads
+        for values, columns, starts in self._vectorizer.parts(texts):
+            reduced = sparse_times(
+                starts, columns, values, slice(None), self._component_of_term, num_threads=threads
+            )
+            yield np.asarray(normalize(reduced, copy=False), np.float32)
+
+    def use_threads(self, num_threads: int) -> None:
+        """Transform with so many threads; the result is the same with any number."""
+        self._vectorizer.num_threads = num_threads
 
     def top_terms(self, vector: NDArray[np.floating[Any]], n: int) -> list[str]:
         """The n terms that weigh most in a [D] vector taken back through the SVD, heaviest first."""
@@ -117,5 +131,24 @@ class TextFeatures:
         return cls(FeatureSettings(**settings | lists), terms, idf, components)
 
     @cached_property
+    def _component_of_term(self) -> NDArray[np.float64]:
+        return np.ascontiguousarray(self.components.T)  # [F, D]: what a term adds lies together
+
+    @cached_property
     def _vectorizer(self) -> TfidfVectorizer:
         return TfidfVectorizer.restored(self.terms, self.idf, **asdict(self.settings))
+
+
+def _components(
+    vectorizer: TfidfVectorizer, texts: Iterable[str], config: ClusteringConfig
+) -> NDArray[np.float64]:
+    with scratch_folder("xelm_rows_") as folder:
+        parts = vectorizer.parts(texts, by_first_use=True)
+        tfidf = store_rows(parts, len(vectorizer.terms_), folder)
+        if tfidf.shape[0] != vectorizer.num_documents_:
+            raise CorpusError(
+                f"the corpus had {vectorizer.num_documents_} documents and has {tfidf.shape[0]} when it is "
+                "read again; wait until nothing writes to it, and run `cluster` again."
+            )
+        dim = max(1, min(config.svd_dim, *(size - 1 for size in tfidf.shape)))
+        return right_singular_vectors(tfidf, dim, seed=config.seed, device=device.device())

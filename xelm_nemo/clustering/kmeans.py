@@ -75,10 +75,7 @@ def balanced_kmeans(
     """
     num_documents = len(vectors)
     if not 1 <= num_clusters <= num_documents:
-        raise ConfigError(
-            f"clustering.num_clusters={num_clusters} cannot divide {num_documents} documents; "
-            f"use 1 to {num_documents}, or more documents."
-        )
+        raise too_many_clusters(num_clusters, num_documents)
     for name, count in {"max_iterations": max_iterations, "num_starts": num_starts}.items():
         if count < 1:
             raise ConfigError(f"clustering.{name}={count} leaves k-means nothing to run; use 1 or more.")
@@ -94,6 +91,14 @@ def balanced_kmeans(
     assignment, rank = _numbered_by_first(best.cluster.cpu().numpy())
     centroids = best.centroids.cpu().numpy().astype(np.float32)[rank.argsort()]
     return KMeans(centroids, assignment, best.cost)
+
+
+def too_many_clusters(num_clusters: int, num_documents: int) -> ConfigError:
+    """What to say of more clusters than there are documents."""
+    return ConfigError(
+        f"clustering.num_clusters={num_clusters} cannot divide {num_documents} documents; "
+        f"use 1 to {num_documents}, or more documents."
+    )
 
 
 def squared_distances(

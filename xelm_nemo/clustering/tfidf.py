@@ -16,7 +16,6 @@ of `fit`. Of more than 2**27 distinct terms, which scikit-learn has no memory fo
 N documents, F terms.
 """
 
-import tempfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, Self
@@ -25,9 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xelm_nemo import device
-from xelm_nemo._csrc import AnalyzerSettings, TermCounter, Tfidf
+from xelm_nemo._csrc import AnalyzerSettings, FirstUse, TermCounter, Tfidf
 from xelm_nemo.errors import ConfigError
+from xelm_nemo.files import scratch_folder
 
+Part = tuple[NDArray[np.float64], NDArray[np.int32], NDArray[np.int64]]  # values, columns, starts of rows
 ANALYZERS = ("word", "char_wb")
 TOKENIZERS = ("upstream", "sklearn")
 _MOST_TERMS_TO_SORT = 1 << 27
@@ -40,10 +41,12 @@ class TfidfVectorizer:
     Attributes:
         terms_: the vocabulary in the order of its code points, F of them.
         idf_: [F] float64.
+        num_documents_: N of `fit`.
     """
 
     terms_: list[str]
     idf_: NDArray[np.float64]
+    num_documents_: int
 
     def __init__(
         self,
@@ -91,22 +94,23 @@ class TfidfVectorizer:
 
         Raises:
             ConfigError: there is no term in them.
-            OSError: there is no room for the tables that go to the folder of temporary files.
+            ArtifactError: there is no room for the tables that go to the folder of temporary files.
         """
-        with tempfile.TemporaryDirectory(prefix="xelm_terms_") as folder:
+        with scratch_folder("xelm_terms_") as folder:
             counter = TermCounter(
                 self._settings,
                 list(self.stop_words),
                 num_threads=self.num_threads,
                 memory_bytes=self.memory_bytes,
-                folder=folder,
+                folder=str(folder),
             )
             for batch in _batches(texts):
                 counter.add(batch)
             self.terms_, document_frequency = _chosen(counter, self.max_features)
+        self.num_documents_ = counter.num_documents
         if not self.terms_:
-            raise too_few_terms(self.analyzer, 0, counter.num_documents)
-        self.idf_ = _smoothed_idf(document_frequency, counter.num_documents)
+            raise too_few_terms(self.analyzer, 0, self.num_documents_)
+        self.idf_ = _smoothed_idf(document_frequency, self.num_documents_)
         self.__dict__.pop("_tfidf", None)
         self.__dict__.pop("vocabulary_", None)
         return self
@@ -118,11 +122,22 @@ class TfidfVectorizer:
         added up in this order.
         """
         texts = list(texts)
-        return self.fit(texts)._rows(texts, by_first_use=True)
+        return self._matrix(self.fit(texts).parts(texts, by_first_use=True))
 
     def transform(self, texts: Iterable[str]) -> Any:
         """The [N, F] float64 `scipy.sparse.csr_matrix` of texts, which are read once and not kept."""
-        return self._rows(texts, by_first_use=False)
+        return self._matrix(self.parts(texts))
+
+    def parts(self, texts: Iterable[str], *, by_first_use: bool = False) -> Iterator[Part]:
+        """The rows of texts, which are read once and not kept: some at a time, as values, columns and starts.
+
+        Args:
+            texts: any; with `by_first_use` all of those that `fit` has read.
+            by_first_use: in the order of `fit_transform`, else in that of `transform`.
+        """
+        first_use = FirstUse() if by_first_use else None
+        for batch in _batches(texts):
+            yield self._tfidf.transform(batch, first_use=first_use, num_threads=self.num_threads)
 
     @cached_property
     def vocabulary_(self) -> dict[str, int]:
@@ -143,20 +158,17 @@ class TfidfVectorizer:
             longest=longest,
         )
 
-    def _rows(self, texts: Iterable[str], *, by_first_use: bool) -> Any:
+    def _matrix(self, parts: Iterable[Part]) -> Any:
         from scipy.sparse import csr_matrix, vstack
 
-        parts = []
-        for batch in _batches(texts):
-            values, columns, starts = self._tfidf.transform(
-                batch, by_first_use=by_first_use, num_threads=self.num_threads
-            )
+        matrices = []
+        for values, columns, starts in parts:
             index_type = np.int32 if starts[-1] <= np.iinfo(np.int32).max else np.int64
             indices = columns.astype(index_type, copy=False), starts.astype(index_type, copy=False)
-            parts.append(csr_matrix((values, *indices), shape=(len(batch), len(self.terms_))))
-        if not parts:
+            matrices.append(csr_matrix((values, *indices), shape=(len(starts) - 1, len(self.terms_))))
+        if not matrices:
             return csr_matrix((0, len(self.terms_)))
-        return parts[0] if len(parts) == 1 else vstack(parts, format="csr")
+        return matrices[0] if len(matrices) == 1 else vstack(matrices, format="csr")
 
 
 def too_few_terms(analyzer: str, num_terms: int, num_documents: int) -> ConfigError:

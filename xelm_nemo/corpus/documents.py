@@ -33,31 +33,37 @@ class Document:
     lang: str | None
 
 
-def read_documents(root: Path, split: str, *, skip_bad: bool = False, **keys: Any) -> Iterator[Document]:
+def read_documents(
+    root: Path, split: str, *, skip_bad: bool = False, quiet: bool = False, **keys: Any
+) -> Iterator[Document]:
     """Every document of a split, shard by shard, file by file, line by line; see `read_file`.
 
-    With `skip_bad` each file's bad lines are left out and said in one line of the log.
+    With `skip_bad` each file's bad lines are left out and, unless `quiet`, said in one line of the log.
 
     Raises:
         CorpusError: as `list_files` and `read_file`.
     """
-    return _read_files(root, list_files(root, split), skip_bad, keys)
+    return _read_files(root, list_files(root, split), skip_bad, quiet, keys)
 
 
-def read_shard(root: Path, shard: str, *, skip_bad: bool = False, **keys: Any) -> Iterator[Document]:
+def read_shard(
+    root: Path, shard: str, *, skip_bad: bool = False, quiet: bool = False, **keys: Any
+) -> Iterator[Document]:
     """Every document of a shard, `<split>/<shard>`, as `read_documents` does a split's.
 
     Raises:
         CorpusError: as `list_shard` and `read_file`.
     """
-    return _read_files(root, list_shard(root, shard), skip_bad, keys)
+    return _read_files(root, list_shard(root, shard), skip_bad, quiet, keys)
 
 
-def _read_files(root: Path, paths: list[Path], skip_bad: bool, keys: dict[str, Any]) -> Iterator[Document]:
+def _read_files(
+    root: Path, paths: list[Path], skip_bad: bool, quiet: bool, keys: dict[str, Any]
+) -> Iterator[Document]:
     for path in paths:
         skipped = Skipped(path.relative_to(root).as_posix())
         yield from read_file(root, path, on_bad=skipped.add if skip_bad else None, **keys)
-        if skipped.lines:
+        if skipped.lines and not quiet:
             log.warning("%s", skipped_line(skipped.as_json()))
 
 

@@ -81,7 +81,10 @@ def assign_file(task: AssignFile) -> dict[str, Any]:
     clusterer, skipped = _load(task.clusterer, task.digest), Skipped(task.name)
     documents = read_file(task.root, task.path, on_bad=skipped.add if task.skip_bad else None, **task.keys)
     languages = [Counter[str]() for _ in range(clusterer.num_clusters)]
-    pairs = _assigned(clusterer, documents) if task.given is None else _given(task, clusterer, documents)
+    if task.given is None:
+        pairs = clusterer.assigned(in_blocks(documents, lambda document: document.text))
+    else:
+        pairs = _given(task, clusterer, documents)
 
     def rows() -> Iterator[Row]:
         for document, cluster in pairs:
@@ -97,11 +100,6 @@ def assign_file(task: AssignFile) -> dict[str, Any]:
 @lru_cache(maxsize=1)
 def _load(folder: Path, digest: str) -> Clusterer:
     return Clusterer.load(folder)
-
-
-def _assigned(clusterer: Clusterer, documents: Iterable[Document]) -> Iterator[tuple[Document, int]]:
-    for block in in_blocks(documents, lambda document: document.text):
-        yield from zip(block, clusterer.assign(block), strict=True)
 
 
 def _given(

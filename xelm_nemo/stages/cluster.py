@@ -2,13 +2,14 @@
 
 import dataclasses
 import logging
-from itertools import chain
+from collections.abc import Iterator
 from pathlib import Path
 
 from xelm_nemo import artifacts
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.clustering.clusterer import Clusterer, fit_clusterer
 from xelm_nemo.clustering.report import NO_LANGUAGE, cluster_report, report_markdown
+from xelm_nemo.corpus.documents import Document
 from xelm_nemo.corpus.layout import list_files
 from xelm_nemo.files import WORK, read_json, write_atomic, write_json
 from xelm_nemo.launch import pool
@@ -48,11 +49,25 @@ def clusterer_recipe(run: Run) -> Recipe:
 
 def fit(run: Run, folder: Path) -> None:
     """Fit a clusterer on these documents and save it."""
-    shards = run.config.clustering.fit_shards
-    documents = run.documents("train") if shards is None else chain(*map(run.shard, shards))
-    clusterer = fit_clusterer(list(documents), run.config.clustering)
+    clusterer = fit_clusterer(_Fitted(run), run.config.clustering)
     clusterer.save(folder)
     write_languages(folder, clusterer)
+
+
+@dataclasses.dataclass
+class _Fitted:
+    """The documents to fit a clusterer on, read anew each time; bad lines are told of once."""
+
+    run: Run
+    was_read: bool = False
+
+    def __iter__(self) -> Iterator[Document]:
+        shards, quiet = self.run.config.clustering.fit_shards, self.was_read
+        if shards is None:
+            yield from self.run.documents("train", quiet=quiet)
+        for shard in shards or ():
+            yield from self.run.shard(shard, quiet=quiet)
+        self.was_read = True
 
 
 def _clusters_recipe(run: Run) -> Recipe:

@@ -70,17 +70,17 @@ class Run:
         """What the corpus calls the "train", "valid" or "test" split; a path such as "valid/c4" will do."""
         return str(getattr(self.config.corpus, f"{split}_split"))
 
-    def documents(self, split: str) -> Iterator[Document]:
-        """The documents of the "train", "valid" or "test" split."""
-        return self.subset(self.split_name(split))
+    def documents(self, split: str, *, quiet: bool = False) -> Iterator[Document]:
+        """The documents of the "train", "valid" or "test" split; `quiet` says nothing of bad lines."""
+        return self.subset(self.split_name(split), quiet=quiet)
 
-    def subset(self, name: str) -> Iterator[Document]:
+    def subset(self, name: str, *, quiet: bool = False) -> Iterator[Document]:
         """The documents of a folder of splits by its own name, such as "valid_sw"."""
-        return read_documents(self.corpus, name, skip_bad=self.skip_bad, **self.corpus_keys())
+        return read_documents(self.corpus, name, skip_bad=self.skip_bad, quiet=quiet, **self.corpus_keys())
 
-    def shard(self, name: str) -> Iterator[Document]:
+    def shard(self, name: str, *, quiet: bool = False) -> Iterator[Document]:
         """The documents of a shard of the corpus, `<split>/<shard>`."""
-        return read_shard(self.corpus, name, skip_bad=self.skip_bad, **self.corpus_keys())
+        return read_shard(self.corpus, name, skip_bad=self.skip_bad, quiet=quiet, **self.corpus_keys())
 
     def corpus_keys(self) -> dict[str, Any]:
         """Under which keys of a line the text, the language and the id are."""

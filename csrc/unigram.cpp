@@ -60,7 +60,9 @@ void Unigram::grow() {
   std::vector<Edge> old(edges_.size() * 4);
   old.swap(edges_);
   for (const Edge& one : old) {
-    if (one.key) edge(static_cast<int32_t>((one.key - 1) >> kCodeBits), (one.key - 1) & ((1 << kCodeBits) - 1)) = one;
+    if (one.key == 0) continue;
+    const uint64_t key = one.key - 1;
+    edge(static_cast<int32_t>(key >> kCodeBits), key & ((1 << kCodeBits) - 1)) = one;
   }
 }
 

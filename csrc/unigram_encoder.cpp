@@ -59,7 +59,8 @@ bool Stoppers::in(const Char* text, int64_t length) const {
   for (const Char *at = text, *end = text + length; at < end; ++at) {
     if (!may_begin_[*at & 63]) continue;
     for (const CodePoints& string : strings_) {
-      if (static_cast<size_t>(end - at) >= string.size() && std::equal(string.begin(), string.end(), at)) return true;
+      const bool fits = static_cast<size_t>(end - at) >= string.size();
+      if (fits && std::equal(string.begin(), string.end(), at)) return true;
     }
   }
   return false;

@@ -27,7 +27,7 @@ def write_assignment(path: Path, rows: Iterable[Row]) -> None:
     """Write the (sp_id, cluster) rows of one corpus file, all or nothing."""
     with atomic_file(path) as file:
         for sp_id, cluster in rows:
-            # What json.dumps makes of the two, which takes five times as long.
+            # What json.dumps makes of the two, which takes several times as long.
             file.write(f'{{"sp_id": {encode_basestring_ascii(sp_id)}, "cluster": {int(cluster)}}}\n'.encode())
 
 

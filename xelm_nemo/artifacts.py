@@ -69,21 +69,27 @@ def build(folder: Path, recipe: Recipe, *, resumable: bool = False) -> Iterator[
             room for it.
     """
     stamp = recipe.stamp()  # before the work: inputs that change meanwhile make the artifact stale
-    check_replaceable(folder)
+    check_replaceable(folder, recipe.kind)
     with atomic_folder(folder, resume=fingerprint(stamp) if resumable else None) as part:
         yield part
         write_manifest(part, stamp)
 
 
-def check_replaceable(folder: Path) -> None:
-    """See that making an artifact here would delete nothing but an earlier artifact.
+def check_replaceable(folder: Path, kind: str) -> None:
+    """See that making an artifact here would delete nothing but an earlier artifact of its kind.
 
     Raises:
-        ArtifactError: there is a file of this name, or a folder with files and no manifest.
+        ArtifactError: there is a file of this name, a folder with files and no manifest, or an artifact of
+            another kind.
     """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file()):
         raise ArtifactError(
             f"{folder} holds files that are not this program's; move them, or name another folder."
+        )
+    found = read_json(folder / MANIFEST)["recipe"]["kind"] if (folder / MANIFEST).is_file() else kind
+    if found != kind:
+        raise ArtifactError(
+            f"{folder} holds a {found}, which would be lost; move it, or name another folder."
         )
 
 

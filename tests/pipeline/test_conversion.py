@@ -14,6 +14,7 @@ from xelm_nemo import artifacts, command
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.config.compose import compose
 from xelm_nemo.config.schema import ExportConfig
+from xelm_nemo.corpus.tokenizer import load_tokenizer
 from xelm_nemo.stages import pipeline
 from xelm_nemo.stages.export import export_source
 
@@ -167,9 +168,28 @@ def test_half_precision_comes_in_as_float32_and_leaves_as_it_came(tmp_path):
     assert branch(tmp_path / "half", tmp_path / "run") == 0
     weights = read_weights(tmp_path / "run/seed_model/model").values()
     assert {weight.dtype for weight in weights} == {torch.float32}
-    assert export(f"source={tmp_path / 'run/seed_model'}", f"output={tmp_path / 'hf'}", "dtype=fp16") == 0
+    assert export(f"source={tmp_path / 'run/seed_model'}", f"output={tmp_path / 'hf'}") == 0
     found, given = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("hf", "half"))
     assert found == given
+
+
+def test_export_replaces_no_model(tmp_path, capsys):
+    random_variant("opt_pre_norm").save_pretrained(tmp_path / "hf")
+    for name in ("one", "two"):
+        assert branch(tmp_path / "hf", tmp_path / name) == 0
+    kept = tmp_path / "two/seed_model/model"
+    code = export(f"source={tmp_path / 'one/seed_model'}", f"output={kept}")
+    assert f"{kept} holds a model, which would be lost" in error_of(capsys, code)
+    assert (kept / "weights").is_dir()
+
+
+def test_tokenizer_with_more_tokens_than_the_model_has_weights_is_refused(words, tmp_path, capsys):
+    model = random_variant("opt_pre_norm")
+    model.resize_token_embeddings(len(load_tokenizer(words)) - 1)
+    model.save_pretrained(tmp_path / "hf")
+    code = branch(tmp_path / "hf", tmp_path / "run", f"tokenizer.path={words}")
+    assert "tokens and the model has weights for" in error_of(capsys, code)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

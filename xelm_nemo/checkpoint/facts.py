@@ -23,6 +23,7 @@ class ModelFacts:
     consumed_tokens: int = 0
     parent: str | None = None  # the model folder that it was branched from
     name: str = "model"
+    origin_dtype: str | None = None  # "fp16" where weights came so and were not trained since
 
 
 def write_facts(folder: Path, facts: ModelFacts) -> None:

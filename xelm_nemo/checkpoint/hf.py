@@ -89,8 +89,8 @@ def _fitting(tokenizer: Path | str, model_folder: Path, facts: ModelFacts) -> "P
     words = load_tokenizer(tokenizer)
     if len(words) > facts.vocab_size:
         raise ArtifactError(
-            f"{tokenizer} has {len(words)} tokens and {model_folder} only {facts.vocab_size}; "
-            f"give the tokenizer that the model was trained with, {facts.tokenizer}."
+            f"{tokenizer} has {len(words)} tokens and {model_folder} only {facts.vocab_size}; give the "
+            "tokenizer that the model was trained with as tokenizer=DIR."
         )
     return words
 

@@ -42,9 +42,13 @@ def import_weights(
     from xelm_nemo.checkpoint.distributed_files import write_weights
 
     shape = shape_of(config, source)
-    dtype = "bf16" if {weight.dtype for weight in weights.values()} == {torch.bfloat16} else "fp32"
+    dtypes = {weight.dtype for weight in weights.values()}
+    dtype = "bf16" if dtypes == {torch.bfloat16} else "fp32"
+    origin = "fp16" if dtypes == {torch.float16} else None
     name = Path(source).name.removesuffix(".pt")
-    facts = ModelFacts(shape, config["vocab_size"], dtype, tokenizer, parent=source, name=name)
+    facts = ModelFacts(
+        shape, config["vocab_size"], dtype, tokenizer, parent=source, name=name, origin_dtype=origin
+    )
     weight_map = ARCHITECTURES[shape.architecture].weight_map(shape, facts.vocab_size)
     checked = {name: finite(name, weight) for name, weight in weights.items()}
     tensors = weight_map.to_megatron(checked, DTYPES[dtype], source=source)

@@ -16,7 +16,7 @@ def hf_batches(
 
     Args:
         folder: the model folder, of any layout.
-        dtype: "fp32", "bf16" or "fp16"; None keeps the model's.
+        dtype: "fp32", "bf16" or "fp16"; None keeps the model's, or what it was imported in.
         facts: what is known of the model; None reads it from the folder.
 
     Raises:
@@ -24,6 +24,7 @@ def hf_batches(
         CheckpointError: its weights are damaged, or not those that its facts describe.
     """
     facts = facts or load_facts(folder)
+    dtype = dtype or facts.origin_dtype
     weights = open_weights(folder / WEIGHTS)
     weight_map = ARCHITECTURES[facts.shape.architecture].weight_map(facts.shape, facts.vocab_size)
     batches = weight_map.to_hf(weights, source=str(folder))

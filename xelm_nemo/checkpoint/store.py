@@ -195,7 +195,7 @@ def _collective_folder(folder: Path, recipe: Recipe, before_naming: Callable[[],
     """Rank 0 makes the folder, all ranks fill it, rank 0 gives it its name once it is whole."""
     part, stamp = folder.with_name(f".{folder.name}.part"), recipe.stamp()
     if dist.get_rank() == 0:
-        artifacts.check_replaceable(folder)
+        artifacts.check_replaceable(folder, recipe.kind)
     with contextlib.ExitStack() as stack:
         if dist.get_rank() == 0:
             stack.enter_context(atomic_folder(folder))

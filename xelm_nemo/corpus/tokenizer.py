@@ -97,9 +97,14 @@ def load_tokenizer(folder: Path | str) -> "PreTrainedTokenizerBase":
     try:
         # Without tokenizer.json the fast class would convert the SentencePiece model at every load.
         fast = not Path(folder).is_dir() or (Path(folder) / "tokenizer.json").is_file()
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder), use_fast=fast)
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{folder} holds no tokenizer ({str(error).splitlines()[0]}).") from error
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            str(folder), use_fast=fast, trust_remote_code=False
+        )
+    except Exception as error:  # of a damaged file it lets through whatever its readers raise
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ArtifactError(f"{folder} holds no tokenizer that can be read ({reason}).") from error
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise ArtifactError(f"{folder} holds no tokenizer that can be read.")
     if tokenizer.eos_token_id is None:
         raise ArtifactError(f"{folder}: the tokenizer has no end-of-document token (eos); X-ELM needs one.")
     if _is_published(tokenizer):

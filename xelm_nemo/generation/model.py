@@ -108,7 +108,10 @@ class XelmForCausalLM(PreTrainedModel, GenerationMixin):
         missing = [name for name in config.experts if not (folder / name).is_dir()]
         if missing or not config.experts:
             raise ArtifactError(f"{folder} lacks the experts {missing}; export the whole set again.")
-        experts = [AutoModelForCausalLM.from_pretrained(folder / name, **kwargs) for name in config.experts]
+        experts = [
+            AutoModelForCausalLM.from_pretrained(folder / name, **kwargs | {"trust_remote_code": False})
+            for name in config.experts
+        ]
         model = cls(config, experts, _routing(folder, config))
         model.source = folder
         if cls.can_generate():
@@ -233,7 +236,9 @@ def _routing(folder: Path, config: XelmConfig) -> Routing:
             f"{folder / CLUSTERER} cannot place a text; set weights=[...], one for each expert, such as "
             f"{[1.0] * len(config.experts)}."
         )
-    tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=(folder / "tokenizer.json").is_file())
+    tokenizer = AutoTokenizer.from_pretrained(
+        folder, use_fast=(folder / "tokenizer.json").is_file(), trust_remote_code=False
+    )
     return PrefixRouting(clusterer, tokenizer, **config.router, top_k=config.experts_per_token)
 
 

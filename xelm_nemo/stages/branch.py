@@ -7,8 +7,11 @@ from pathlib import Path
 
 from xelm_nemo import artifacts
 from xelm_nemo.artifacts import Recipe
+from xelm_nemo.checkpoint.facts import load_facts
 from xelm_nemo.config.check import check_sizes
 from xelm_nemo.corpus.tokenizer import check_special_ids, has_tokenizer, load_tokenizer
+from xelm_nemo.errors import ArtifactError
+from xelm_nemo.files import remove
 from xelm_nemo.model.config import ParallelConfig, recorded_settings
 from xelm_nemo.stages.jobs import seed_job, train_all
 from xelm_nemo.stages.run import Run
@@ -55,14 +58,15 @@ def _import(run: Run, folder: Path, recipe: Recipe) -> None:
 
     path, own = str(run.config.seed_model.path), run.config.tokenizer.path
     if run.config.seed_model.source == "metaseq":
-        _check_tokenizer(own, Path(path))
+        num_tokens = _check_tokenizer(own, Path(path))
         import_metaseq(Path(path), folder, recipe, tokenizer=str(own))
     elif run.config.seed_model.source == "nemo":
-        _check_tokenizer(own, Path(read_context(Path(path)).tokenizer or path))
+        num_tokens = _check_tokenizer(own, Path(read_context(Path(path)).tokenizer or path))
         import_nemo(Path(path), folder, recipe, tokenizer=own)
     else:
-        _check_tokenizer(own, resolve_source(path))
+        num_tokens = _check_tokenizer(own, resolve_source(path))
         import_hf(path, folder, recipe, tokenizer=own)
+    _check_vocabulary(folder, own or path, num_tokens)
     check_sizes(run.sized)
     wanted, found = (dataclasses.asdict(config.model) for config in (run.config, run.sized))
     ignored = [f"model.{key}={value!r}" for key, value in wanted.items() if found[key] != value]
@@ -70,16 +74,31 @@ def _import(run: Run, folder: Path, recipe: Recipe) -> None:
         log.warning("branch: %s is not of the seed model, whose own sizes count", ", ".join(ignored))
 
 
-def _check_tokenizer(own: str | None, model: Path) -> None:
+def _check_vocabulary(folder: Path, tokenizer: str, num_tokens: int) -> None:
+    vocab_size = load_facts(folder).vocab_size
+    if num_tokens > vocab_size:
+        remove(folder)
+        raise ArtifactError(
+            f"{tokenizer} has {num_tokens} tokens and the model has weights for {vocab_size}; set "
+            "tokenizer.path=DIR to the model's own tokenizer."
+        )
+
+
+def _check_tokenizer(own: str | None, model: Path) -> int:
     """See that the tokenizer is one of the architecture's; a seed model converts without any, too.
+
+    Returns:
+        How many tokens it has; 0 without one.
 
     Raises:
         ArtifactError: its special tokens have other ids, or tokenizer.path has none.
     """
     if own is None and not has_tokenizer(model):
         log.warning("branch: %s has no tokenizer; tokenizer.path=DIR gives it one", model)
-    else:
-        check_special_ids(load_tokenizer(own or model), own or model)
+        return 0
+    tokenizer = load_tokenizer(own or model)
+    check_special_ids(tokenizer, own or model)
+    return len(tokenizer)
 
 
 def _initialise(run: Run, folder: Path, recipe: Recipe) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from xelm_nemo import artifacts
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.config.check import check_sizes
+from xelm_nemo.config.compose import compose
 from xelm_nemo.corpus.tokenizer import check_special_ids, has_tokenizer, load_tokenizer
 from xelm_nemo.model.config import ParallelConfig, recorded_settings
 from xelm_nemo.stages.jobs import seed_job, train_all
@@ -64,8 +65,11 @@ def _import(run: Run, folder: Path, recipe: Recipe) -> None:
         _check_tokenizer(own, resolve_source(path))
         import_hf(path, folder, recipe, tokenizer=own)
     check_sizes(run.sized)
-    wanted, found = (dataclasses.asdict(config.model) for config in (run.config, run.sized))
-    ignored = [f"model.{key}={value!r}" for key, value in wanted.items() if found[key] != value]
+    configs = (run.config, run.sized, compose([]))
+    wanted, found, unset = (dataclasses.asdict(config.model) for config in configs)
+    ignored = [
+        f"model.{key}={value!r}" for key, value in wanted.items() if value not in (found[key], unset[key])
+    ]
     if ignored:
         log.warning("branch: %s is not of the seed model, whose own sizes count", ", ".join(ignored))
 

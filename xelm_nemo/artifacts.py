@@ -52,7 +52,7 @@ def is_current(folder: Path, recipe: Recipe) -> bool:
     if not (folder / MANIFEST).is_file():
         return False
     manifest = read_json(folder / MANIFEST)
-    if manifest.get("format_version") != FORMAT_VERSION:
+    if not _is_ours(manifest) or manifest["format_version"] != FORMAT_VERSION:
         return False
     return fingerprint(manifest["recipe"]) == fingerprint(recipe.stamp())
 
@@ -112,11 +112,12 @@ def check(folder: Path, kind: str) -> dict[str, Any]:
     """The manifest of an artifact of this kind.
 
     Raises:
-        ArtifactError: the folder is missing, not whole, of another kind or of another format version.
+        ArtifactError: the folder is missing, not whole, of another kind or of another format version, or its
+            manifest is damaged.
     """
     if not (folder / MANIFEST).is_file():
         raise ArtifactError(f"{folder} holds no finished {kind}; run the command that makes it first.")
-    manifest: dict[str, Any] = read_json(folder / MANIFEST)
+    manifest = _read(folder)
     found = manifest["recipe"]["kind"]
     if found != kind:
         raise ArtifactError(f"{folder} holds a {found}, not a {kind}; give the folder of a {kind}.")
@@ -132,11 +133,9 @@ def verify(folder: Path) -> None:
     """Hash every file of an artifact again.
 
     Raises:
-        ArtifactError: names the first file that is missing or whose bytes changed.
+        ArtifactError: names the first file that is missing or whose bytes changed, or a damaged manifest.
     """
-    recorded = {
-        folder / name: entry["sha256"] for name, entry in read_json(folder / MANIFEST)["files"].items()
-    }
+    recorded = {folder / name: entry["sha256"] for name, entry in _read(folder)["files"].items()}
     for path in recorded:
         if not path.is_file():
             raise ArtifactError(
@@ -167,5 +166,25 @@ def _digest(folder: Path) -> str | None:
         manifest = read_json(folder / MANIFEST)
     except ArtifactError:
         return None
-    is_ours = isinstance(manifest, dict) and {"format_version", "recipe", "digest"} <= manifest.keys()
-    return str(manifest["digest"]) if is_ours else None
+    return str(manifest["digest"]) if _is_ours(manifest) else None
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    manifest: dict[str, Any] = read_json(folder / MANIFEST)
+    if not _is_ours(manifest):
+        raise ArtifactError(
+            f"{folder / MANIFEST} is not as this program writes it; delete {folder} and run the command that "
+            "makes it again."
+        )
+    return manifest
+
+
+def _is_ours(manifest: Any) -> bool:
+    """Whether a JSON value is as `write_manifest` writes it."""
+    if (
+        not isinstance(manifest, dict)
+        or not {"format_version", "recipe", "files", "digest"} <= manifest.keys()
+    ):
+        return False
+    recipe, files = manifest["recipe"], manifest["files"]
+    return isinstance(recipe, dict) and "kind" in recipe and isinstance(files, dict)

@@ -15,12 +15,17 @@ def run(main: Callable[[], None]) -> int:
     try:
         main()
     except Stopped as stopped:
-        sys.stderr.write(f"{stopped}\n")
+        sys.stderr.write(f"{_visible(str(stopped))}\n")
         return AGAIN
     except XelmError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {_visible(str(error))}\n")
         return USER_ERROR
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; run the same command again to go on\n")
         return INTERRUPTED
     return 0
+
+
+def _visible(text: str) -> str:
+    """The same in one line: what a checkpoint calls its tensors may end lines, or steer a terminal."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

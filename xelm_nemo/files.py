@@ -34,11 +34,12 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Yield a file to write that takes its name when the block ends without an error.
 
     Raises:
-        ArtifactError: there is no room for it; an older file of the name is as it was.
+        ArtifactError: its folder cannot be made, or there is no room for it; an older file of the name is as
+            it was.
     """
     part = path.with_name(f".{path.name}.part")  # one name: what a kill leaves is written over next time
     with room_for(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         try:
             with part.open("wb") as file:
                 yield file
@@ -99,17 +100,17 @@ def atomic_folder(path: Path, *, resume: str | None = None) -> Iterator[Path]:
         resume: says what the content is made from.
 
     Raises:
-        ArtifactError: there is no room for it.
+        ArtifactError: it cannot be made here, or there is no room for it.
     """
     part = path.with_name(f".{path.name}.part")
     old = path.with_name(f".{path.name}.old")
     with room_for(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         remove(old)
         made_from = part / WORK / "made_from"
         if resume is None or not made_from.is_file() or made_from.read_text() != resume:
             remove(part)
-            part.mkdir()
+            _make_folder(part)
             if resume is not None:
                 write_atomic(made_from, resume)
         try:
@@ -173,12 +174,16 @@ def read_json(path: Path) -> Any:
     """The JSON value in a file.
 
     Raises:
-        ArtifactError: the file is missing or is not JSON.
+        ArtifactError: the file is missing, cannot be read or is not JSON.
     """
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} is missing; run the command that makes it first.") from error
+    except OSError as error:
+        raise ArtifactError(
+            f"{path} cannot be read ({error.strerror}); a file of JSON belongs there."
+        ) from error
     except (ValueError, RecursionError) as error:  # the latter for lists within lists without end
         raise ArtifactError(f"{path} is not JSON ({error}); delete it and run the command again.") from error
 
@@ -237,6 +242,18 @@ def config_folder() -> Path:
             "the configuration files are not installed; run `pip install -e .` in the checkout."
         )
     return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise
+        raise ArtifactError(
+            f"{path} cannot be made or written to ({error.strerror}: {error.filename}); "
+            "name a folder that can."
+        ) from error
 
 
 def _sync(path: Path) -> None:

@@ -143,6 +143,35 @@ def test_tensor_that_is_not_whole_is_named(weights):
     assert_refused(open_weights(weights)[FC1].read, "linear_fc1.weight is not whole")
 
 
+def set_entries(index, change):
+    index.state_dict_metadata = change(index.state_dict_metadata)
+
+
+def set_size(index, name, size):
+    entry = index.state_dict_metadata[f"module.{name}"]
+    entry.size = torch.Size(size)
+
+
+KIND, NORM = "decoder.layers.mlp.linear_fc1.weight", "decoder.final_layernorm.weight"
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda index: set_size(index, KIND, []), f"{KIND} has shape [], which is none of layers"),
+        (lambda index: set_size(index, KIND, [10**12, 2, 2]), "which is none of layers"),
+        (lambda index: set_size(index, NORM, [10**12]), f"{NORM} is not whole"),
+        (lambda index: set_entries(index, lambda entries: "text"), ".metadata cannot be read"),
+    ],
+    ids=["no_dimension", "layers", "size", "text"],
+)
+def test_index_that_describes_no_tensors_is_refused(weights, change, said):
+    index = dcp.FileSystemReader(weights).read_metadata()
+    change(index)
+    write_index(weights, index)
+    assert_refused(lambda: open_weights(weights)[NORM].read(), str(weights), said)
+
+
 def write_index(folder, index):
     (folder / ".metadata").write_bytes(pickle.dumps(index))
 

@@ -1,5 +1,6 @@
 """Settings that are nothing a model could have: one line names the file, the key and the value."""
 
+import dataclasses
 import json
 import math
 
@@ -9,11 +10,14 @@ import yaml
 from tests.helpers.nemo_files import write_nemo_checkpoint
 from tests.helpers.random_xglm import change_config
 from tests.helpers.variants import VARIANTS, random_variant
-from xelm_nemo.artifacts import Recipe
+from xelm_nemo.artifacts import Recipe, build
 from xelm_nemo.checkpoint.architectures import read_shape
+from xelm_nemo.checkpoint.facts import ModelFacts, load_facts
 from xelm_nemo.checkpoint.hf import import_hf
 from xelm_nemo.checkpoint.nemo_context import read_context
 from xelm_nemo.errors import ArtifactError, CheckpointError
+from xelm_nemo.files import write_json
+from xelm_nemo.model.config import ModelConfig
 
 ODD = ["", "2", "two", 0, -1, 1.5, True, [], [2], {}, {"a": 2}, math.nan, math.inf]
 ZERO = ("dropout", "attention_dropout", "hidden_dropout", "init_std", "init_method_std", "layernorm_epsilon")
@@ -102,4 +106,29 @@ def test_heads_that_do_not_divide_the_width_are_named(folders, tmp_path):
     (tmp_path / "config.json").write_bytes((folders / "xglm/config.json").read_bytes())
     change_config(tmp_path, attention_heads=5)
     with pytest.raises(CheckpointError, match=r"config\.json: attention_heads=5 does not divide d_model="):
+        read_shape(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda facts: {}, "does not hold shape, vocab_size, dtype, tokenizer"),
+        (lambda facts: [], "does not hold shape, vocab_size, dtype, tokenizer"),
+        (lambda facts: facts | {"shape": []}, "does not hold the sizes of a model"),
+        (lambda facts: facts | {"newer": 1}, "has newer, which this version does not know"),
+        (lambda facts: facts | {"shape": {"newer": 1}}, "has newer, which this version does not know"),
+    ],
+    ids=["empty", "list", "shape", "key", "key_of_shape"],
+)
+def test_odd_facts_of_a_model_are_named(tmp_path, change, said):
+    facts = ModelFacts(ModelConfig(), 300, "fp32", "words")
+    with build(tmp_path / "model", Recipe("model", {})) as part:
+        write_json(part / "model.json", change(dataclasses.asdict(facts)))
+    with pytest.raises(ArtifactError, match=rf"model/model\.json {said}"):
+        load_facts(tmp_path / "model")
+
+
+def test_config_that_is_a_folder_is_named(tmp_path):
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(ArtifactError, match=r"config\.json cannot be read"):
         read_shape(tmp_path)

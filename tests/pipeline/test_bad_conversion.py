@@ -15,9 +15,13 @@ from tests.helpers.random_opt import write_opt_tokenizer
 from tests.helpers.random_xglm import change_config, change_weights
 from tests.helpers.variants import random_variant
 from tests.helpers.weights import replace_weight
+from xelm_nemo import command
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.checkpoint.hf import import_hf
+from xelm_nemo.config.compose import compose
+from xelm_nemo.config.schema import ExportConfig
 from xelm_nemo.stages import pipeline
+from xelm_nemo.stages.export import export_source
 
 FC1 = "model.layers.1.fc1.weight"
 SAFETENSORS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -171,3 +175,31 @@ def test_failure_beside_a_finished_model_keeps_it_and_its_configuration(sound, b
     line = refuse(capsys, *words(bad, "hf", tmp_path / "run"), verb="branch")
     assert f"{tmp_path / 'run'} belongs to another configuration: " in line and "seed_model.path" in line
     assert (tmp_path / "run/config.yaml").read_bytes() == before
+
+
+def refuse_export(capsys, source, output):
+    words = [f"source={source}", f"output={output}"]
+    assert command.run(lambda: export_source(compose(words, ExportConfig, "export"))) == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_export_of_a_set_with_a_damaged_model_writes_none_of_it(sound, tmp_path, capsys):
+    for name in ("expert0", "expert1"):
+        shutil.copytree(sound / "model", tmp_path / "set" / name / "model")
+    (tmp_path / "set/expert1/model/model.json").write_text("{}")
+    line = refuse_export(capsys, tmp_path / "set", tmp_path / "out")
+    assert line.startswith("error: ") and "expert1/model/model.json" in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("place", ["metaseq.pt/out", "/proc/out"])
+def test_export_to_a_place_that_cannot_be_is_one_line(sound, capsys, place):
+    line = refuse_export(capsys, sound / "model", sound / place)
+    assert line.startswith("error: ") and "cannot be made or written to" in line
+
+
+def test_sizes_are_ignored_aloud_only_where_somebody_set_them(sound, tmp_path, capsys):
+    pipeline.main("branch", words(sound, "hf", tmp_path / "bare"))
+    assert "is not of the seed model" not in capsys.readouterr().err
+    pipeline.main("branch", [*words(sound, "hf", tmp_path / "set"), "model.num_layers=5"])
+    assert "branch: model.num_layers=5 is not of the seed model" in capsys.readouterr().err

@@ -67,6 +67,16 @@ def test_artifact_of_another_kind_or_version_is_refused(tmp_path):
         check(tmp_path / "a", "thing")
 
 
+@pytest.mark.parametrize("content", ["{}", "[]", '"text"', '{"recipe": {}}'])
+def test_damaged_manifest_is_named(tmp_path, content):
+    make(tmp_path / "a", Recipe("thing", {}))
+    (tmp_path / "a/manifest.json").write_text(content)
+    for action in (lambda: check(tmp_path / "a", "thing"), lambda: verify(tmp_path / "a")):
+        with pytest.raises(ArtifactError, match=r"a/manifest\.json is not as this program writes it"):
+            action()
+    assert not is_current(tmp_path / "a", Recipe("thing", {}))
+
+
 def test_one_changed_byte_is_found(tmp_path):
     make(tmp_path / "a", Recipe("thing", {}))
     verify(tmp_path / "a")

@@ -16,6 +16,11 @@ def test_user_error_is_one_line_and_exit_code_2(capsys):
     assert capsys.readouterr().err == "error: a=1 cannot work; use 2.\n"
 
 
+def test_name_from_a_file_neither_breaks_the_line_nor_steers_the_terminal(capsys):
+    assert command.run(lambda: fail(ConfigError("unknown: a\nb\x1b[2Jc, été 中"))) == 2
+    assert capsys.readouterr().err == "error: unknown: a\\nb\\x1b[2Jc, été 中\n"
+
+
 def test_interrupt_says_how_to_go_on(capsys):
     assert command.run(lambda: fail(KeyboardInterrupt())) == 130
     assert "run the same command again" in capsys.readouterr().err

@@ -89,3 +89,23 @@ def test_missing_and_broken_json_say_which_file(tmp_path):
 def test_hash_is_sha256(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     assert sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_folder_in_the_place_of_json_is_named(tmp_path):
+    with pytest.raises(ArtifactError, match=rf"{tmp_path} cannot be read \(Is a directory\)"):
+        read_json(tmp_path)
+
+
+@pytest.mark.parametrize("parent", ["file", "/proc"])
+def test_folder_that_cannot_be_made_is_named(tmp_path, parent):
+    (tmp_path / "file").touch()
+    place = tmp_path / parent / "deep"  # joining an absolute path leaves that path
+    for path in (place, place / "deeper"):
+        with (
+            pytest.raises(ArtifactError, match="cannot be made or written to") as caught,
+            atomic_folder(path),
+        ):
+            pass
+        assert str(place.parent) in str(caught.value)
+        with pytest.raises(ArtifactError, match="cannot be made or written to"):
+            write_atomic(path / "a", "one")

@@ -28,6 +28,7 @@ from xelm_nemo.errors import CheckpointError
 KEY_PREFIX = "module."  # NeMo's, of every weight; an optimizer's state has another
 LAYERS = "decoder.layers."
 _OF_ONE_LAYER = re.compile(re.escape(LAYERS) + r"\d+\.")
+_MOST_LAYERS = 10_000  # of a damaged index, which may say any number
 _NO_WEIGHT = "_extra_state"  # FP8 scales
 
 
@@ -38,7 +39,18 @@ def open_weights(folder: Path) -> dict[str, LazyTensor]:
         CheckpointError: the checkpoint is missing or damaged, its index names a file outside the folder,
             or one of its pickles holds anything to run.
     """
-    reader, index = _open(folder)
+    try:
+        return _weights(*_open(folder))
+    except CheckpointError:
+        raise
+    # An index may say anything in place of what torch expects, one type of error each.
+    except Exception as error:
+        raise CheckpointError(
+            f"{folder / INDEX} cannot be read ({reason_of(error)}); give a whole distributed checkpoint."
+        ) from error
+
+
+def _weights(reader: FileSystemReader, index: Metadata) -> dict[str, LazyTensor]:
     weights: dict[str, LazyTensor] = {}
     for key, entry in index.state_dict_metadata.items():
         name = key.removeprefix(KEY_PREFIX)
@@ -46,6 +58,11 @@ def open_weights(folder: Path) -> dict[str, LazyTensor]:
             continue
         if name.startswith(LAYERS) and not _OF_ONE_LAYER.match(name):
             kind = name.removeprefix(LAYERS)
+            if not entry.size or entry.size[0] > _MOST_LAYERS:
+                raise CheckpointError(
+                    f"{reader.path}: {key} has shape {list(entry.size)}, which is none of layers; "
+                    "give a whole distributed checkpoint."
+                )
             for layer in range(entry.size[0]):
                 weights[f"{LAYERS}{layer}.{kind}"] = _lazy(reader, key, entry, layer=layer)
         else:
@@ -81,12 +98,16 @@ def _lazy(
     shape = tuple(sizes if layer is None else sizes[1:])
 
     def read() -> Tensor:
-        target = torch.empty(sizes, dtype=dtype)
-        items = create_read_items_for_chunk_list(key, entry, [box])
-        if sum(math.prod(item.lengths) for item in items) != target.numel():
-            raise CheckpointError(f"{reader.path}: {key} is not whole; give a whole distributed checkpoint.")
         try:
+            items = create_read_items_for_chunk_list(key, entry, [box])
+            if sum(math.prod(item.lengths) for item in items) != math.prod(sizes):
+                raise CheckpointError(
+                    f"{reader.path}: {key} is not whole; give a whole distributed checkpoint."
+                )
+            target = torch.empty(sizes, dtype=dtype)
             reader.read_data(LoadPlan(items), _Filler(target)).wait()
+        except CheckpointError:
+            raise
         # Whatever torch makes of bytes that are not what it expects, one type of error each.
         except Exception as error:
             reason = reason_of(error)

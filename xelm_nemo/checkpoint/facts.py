@@ -2,8 +2,10 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from xelm_nemo import artifacts
+from xelm_nemo.errors import ArtifactError
 from xelm_nemo.files import read_json, write_json
 from xelm_nemo.model.config import ModelConfig
 
@@ -37,8 +39,24 @@ def load_facts(folder: Path) -> ModelFacts:
     """What is known of a model folder without loading its weights.
 
     Raises:
-        ArtifactError: the folder is not a finished model.
+        ArtifactError: the folder is not a finished model, or its facts are damaged or of a newer version.
     """
     artifacts.check(folder, "model")
-    facts = read_json(folder / FACTS)
-    return ModelFacts(**facts | {"shape": ModelConfig(**facts["shape"])})
+    path = folder / FACTS
+    facts = _checked(ModelFacts, read_json(path), path)
+    return ModelFacts(**facts | {"shape": ModelConfig(**_checked(ModelConfig, facts["shape"], path))})
+
+
+def _checked(kind: type[ModelFacts] | type[ModelConfig], values: Any, path: Path) -> dict[str, Any]:
+    """The values, which are the fields of a dataclass and lack none without a default."""
+    fields = dataclasses.fields(kind)
+    needed = [field.name for field in fields if field.default is dataclasses.MISSING]
+    if not isinstance(values, dict) or any(name not in values for name in needed):
+        wanted = ", ".join(needed) or "the sizes of a model"
+        raise ArtifactError(f"{path} does not hold {wanted}; make or fetch its folder again.")
+    if unknown := sorted(values.keys() - {field.name for field in fields}):
+        raise ArtifactError(
+            f"{path} has {', '.join(unknown)}, which this version does not know; use the version of "
+            "xelm_nemo that wrote it."
+        )
+    return values

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
 from xelm_nemo.checkpoint import opt, xglm
 from xelm_nemo.checkpoint.metaseq_files import MetaseqFile
 from xelm_nemo.checkpoint.metaseq_names import TOKENS
@@ -45,6 +47,7 @@ _FIXED = {
 _FINAL_NORM = "decoder.layer_norm.weight"
 _NORM_BEFORE, _UNSCALED, _LEARNED = "decoder_normalize_before", "no_scale_embedding", "decoder_learned_pos"
 _WIDTHS = ("decoder_input_dim", "decoder_output_dim")
+_READ = (*_SIZES, *_SAME_NAME, *_FIXED, _NORM_BEFORE, _UNSCALED, _LEARNED, *_WIDTHS, "activation_fn")
 
 
 def hf_config(part: MetaseqFile, num_parts: int) -> dict[str, Any]:
@@ -77,7 +80,8 @@ def checked(part: MetaseqFile, defaults: Mapping[str, Any]) -> dict[str, Any]:
         CheckpointError: all settings that are missing, or that our model cannot compute with.
     """
     values = _with_defaults(part.settings, defaults)
-    if problems := _problems(values):
+    tensors = [f"{key} is a tensor" for key in _READ if isinstance(values.get(key), Tensor)]
+    if problems := tensors or _problems(values):
         raise CheckpointError(f"{part.path}: {'; '.join(problems)}. Use a checkpoint without these settings.")
     return values
 

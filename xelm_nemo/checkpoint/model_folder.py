@@ -1,6 +1,7 @@
-"""A finished model's weights under Hugging Face's names, whatever is to be written of them."""
+"""A finished model's weights: under Hugging Face's names, whatever is written of them, or as they are."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 from xelm_nemo.checkpoint.architectures import ARCHITECTURES
@@ -31,3 +32,14 @@ def hf_batches(
     if dtype is None:
         return facts, batches
     return dataclasses.replace(facts, dtype=dtype), [cast(batch, DTYPES[dtype]) for batch in batches]
+
+
+def copy_weights(folder: Path, output: Path) -> None:
+    """Copy a model's `weights/` into another folder.
+
+    Raises:
+        OSError: the first file that cannot be copied; `shutil.copytree` would go on to the others.
+    """
+    (output / WEIGHTS).mkdir()
+    for path in sorted((folder / WEIGHTS).iterdir()):
+        shutil.copy2(path, output / WEIGHTS)

@@ -35,15 +35,20 @@ def read_weights(folder: Path) -> dict[str, LazyTensor]:
     return tensors
 
 
-def in_memory(path: Path, name: str, tensor: Any) -> LazyTensor:
+def in_memory(path: Path, name: Any, tensor: Any) -> LazyTensor:
     """What a file calls a weight, once it has been read or mapped.
 
     Raises:
-        CheckpointError: it is no tensor, or holds no floating-point numbers.
+        CheckpointError: its name is no text, or it is no tensor of floating-point numbers, each with a place.
     """
+    if not isinstance(name, str):
+        raise CheckpointError(f"{path}: {name!r} is no name of a tensor; fetch the checkpoint again.")
     if not isinstance(tensor, Tensor) or tensor.dtype not in DTYPES.values():
         kind = getattr(tensor, "dtype", type(tensor).__name__)
         raise CheckpointError(f"{path}: {name} is {kind}; use weights in float32, bfloat16 or float16.")
+    if tensor.is_meta or tensor.layout != torch.strided:
+        kind = "meta, without numbers" if tensor.is_meta else tensor.layout
+        raise CheckpointError(f"{path}: {name} is {kind}; save it as a plain tensor.")
     return LazyTensor(tuple(tensor.shape), tensor.dtype, lambda: tensor, str(path))
 
 

@@ -1,6 +1,5 @@
 """NeMo's checkpoint folders out: our weights, and beside them the context that NeMo builds a model from."""
 
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ from nemo import lightning as nl
 from nemo.collections.common.tokenizers import AutoTokenizer
 from nemo.lightning.io.pl import TrainerContext
 
-from xelm_nemo.checkpoint.facts import WEIGHTS, ModelFacts, load_facts
+from xelm_nemo.checkpoint.facts import ModelFacts, load_facts
+from xelm_nemo.checkpoint.model_folder import copy_weights
 from xelm_nemo.checkpoint.nemo_context import CONTEXT
 from xelm_nemo.corpus.tokenizer import load_tokenizer
 from xelm_nemo.nemo.models import ARCHITECTURES, config_settings
@@ -24,7 +24,7 @@ def write_checkpoint(model_folder: Path, output: Path, *, tokenizer: Path | str 
         output: an existing folder.
         tokenizer: the folder or hub id of its tokenizer; None: the checkpoint gets none.
     """
-    shutil.copytree(model_folder / WEIGHTS, output / WEIGHTS)
+    copy_weights(model_folder, output)
     write_context(output, load_facts(model_folder), tokenizer=tokenizer)
 
 

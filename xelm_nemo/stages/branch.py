@@ -9,6 +9,7 @@ from xelm_nemo import artifacts
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.checkpoint.facts import load_facts
 from xelm_nemo.config.check import check_sizes
+from xelm_nemo.config.compose import compose
 from xelm_nemo.corpus.tokenizer import check_special_ids, has_tokenizer, load_tokenizer
 from xelm_nemo.errors import ArtifactError
 from xelm_nemo.files import remove
@@ -68,8 +69,11 @@ def _import(run: Run, folder: Path, recipe: Recipe) -> None:
         import_hf(path, folder, recipe, tokenizer=own)
     _check_vocabulary(folder, own or path, num_tokens)
     check_sizes(run.sized)
-    wanted, found = (dataclasses.asdict(config.model) for config in (run.config, run.sized))
-    ignored = [f"model.{key}={value!r}" for key, value in wanted.items() if found[key] != value]
+    configs = (run.config, run.sized, compose([]))
+    wanted, found, unset = (dataclasses.asdict(config.model) for config in configs)
+    ignored = [
+        f"model.{key}={value!r}" for key, value in wanted.items() if value not in (found[key], unset[key])
+    ]
     if ignored:
         log.warning("branch: %s is not of the seed model, whose own sizes count", ", ".join(ignored))
 

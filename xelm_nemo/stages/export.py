@@ -1,9 +1,10 @@
 """Stage `export`: trained models as other libraries keep them."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,14 @@ class Export:
             return Recipe("export", settings, {"model": self.model, "tokenizer": Path(self.tokenizer)})
         return Recipe("export", settings | {"tokenizer": self.tokenizer}, {"model": self.model})
 
-    def make(self, folder: Path) -> None:
-        """Write the folder, from weights whose bytes are those that were written."""
+    @contextlib.contextmanager
+    def made(self, folder: Path) -> Iterator[None]:
+        """Write the folder, which is there after the block, from weights whose bytes have not changed."""
         recipe = self.recipe()
         artifacts.verify(self.model)
         with artifacts.build(folder, recipe) as part:
             FORMATS[self.format](self, part)
+            yield
 
 
 def _to_hf(export: Export, folder: Path) -> None:
@@ -77,7 +80,7 @@ _CLUSTERER = "upstream"  # the format of a clusterer
 
 
 def export_source(config: ExportConfig) -> None:
-    """Export one model into `output`, or each model of a folder into `output/<name>`.
+    """Export one model into `output`, or each of a folder into `output/<name>`: all or, at an error, none.
 
     Raises:
         ConfigError: the format or the dtype is not known, or the output would replace the source.
@@ -92,13 +95,29 @@ def export_source(config: ExportConfig) -> None:
         )
     if config.format == _CLUSTERER:
         return _export_clusterer(source, output)
-    for name, model in _find_models(source).items():
-        folder = output / name if name else output
-        tokenizer = config.tokenizer
-        if tokenizer is None and config.format in _WITH_TOKENIZER:
-            tokenizer = _find_tokenizer(model)
-        Export(model, config.format, tokenizer, config.dtype).make(folder)
-        log.info("export: %s -> %s", model, folder)
+    models = _find_models(source)
+    with _unmade_if_unused(output), contextlib.ExitStack() as stack:
+        for name, model in models.items():
+            tokenizer = config.tokenizer
+            if tokenizer is None and config.format in _WITH_TOKENIZER:
+                tokenizer = _find_tokenizer(model)
+            export = Export(model, config.format, tokenizer, config.dtype)
+            stack.enter_context(export.made(output / name))
+    for name, model in models.items():
+        log.info("export: %s -> %s", model, output / name)
+
+
+@contextlib.contextmanager
+def _unmade_if_unused(folder: Path) -> Iterator[None]:
+    """Remove a folder that was not there before, when an error leaves it empty."""
+    was_there = folder.exists()
+    try:
+        yield
+    except BaseException:
+        if not was_there:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def _check_choices(config: ExportConfig) -> None:
@@ -189,7 +208,8 @@ def _recipes(run: Run) -> Mapping[Path, Recipe]:
 def _make(run: Run) -> None:
     for folder, export in _exports(run).items():
         if not artifacts.is_current(folder, export.recipe()):
-            export.make(folder)
+            with export.made(folder):
+                log.info("export: %s -> %s", export.model, folder)
 
 
 def _show(run: Run) -> None:

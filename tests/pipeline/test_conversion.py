@@ -173,6 +173,21 @@ def test_half_precision_comes_in_as_float32_and_leaves_as_it_came(tmp_path):
     assert found == given
 
 
+def test_card_of_an_expert_says_what_its_set_knows_of_it(branched, tmp_path):
+    shutil.copytree(branched / "seed_model", tmp_path / "round0/expert1")
+    expert = {"name": "expert1", "model": "expert1/model", "cluster": 1, "documents": 1234}
+    (tmp_path / "round0/set.json").write_text(json.dumps({"experts": [expert | {"languages": ["sw", "ur"]}]}))
+    assert export(f"source={tmp_path / 'round0/expert1'}", f"output={tmp_path / 'hf'}") == 0
+    card = (tmp_path / "hf/README.md").read_text()
+    for said in (
+        "language:\n- sw\n- ur\n",
+        "| languages | sw, ur |",
+        "| cluster | 1 |",
+        "| documents | 1234 |",
+    ):
+        assert said in card
+
+
 def test_export_replaces_no_model(tmp_path, capsys):
     random_variant("opt_pre_norm").save_pretrained(tmp_path / "hf")
     for name in ("one", "two"):

@@ -95,8 +95,8 @@ class ExportConfig:
 
     source: str
     output: str
-    format: str = "hf"  # or "metaseq"
-    dtype: str | None = None  # "fp32", "bf16" or "fp16"; None: the model's
+    format: str = "hf"  # or "metaseq" or "nemo", of a model; "upstream", of a clusterer
+    dtype: str | None = None  # "fp32", "bf16" or "fp16"; None: the model's, or what it was imported in
     tokenizer: str | None = None  # its folder or hub id; None: the one that the model was trained with
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 
 import pytest
 import yaml
@@ -132,3 +133,10 @@ def test_config_that_is_a_folder_is_named(tmp_path):
     (tmp_path / "config.json").mkdir()
     with pytest.raises(ArtifactError, match=r"config\.json cannot be read"):
         read_shape(tmp_path)
+
+
+def test_more_layers_than_any_model_has_are_refused_at_once(folders, tmp_path):
+    source = shutil.copytree(folders / "xglm", tmp_path / "hf")
+    change_config(source, num_layers=3_000_000)
+    with pytest.raises(CheckpointError, match="num_layers=3000000 is more than 10,000, as no model has"):
+        read_shape(source)

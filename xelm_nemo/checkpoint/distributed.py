@@ -24,11 +24,11 @@ from torch.distributed.checkpoint.planner_helpers import create_read_items_for_c
 from xelm_nemo.checkpoint.lazy import LazyTensor
 from xelm_nemo.checkpoint.pickles import INDEX, check_pickles, reason_of
 from xelm_nemo.errors import CheckpointError
+from xelm_nemo.model.config import MOST_LAYERS
 
 KEY_PREFIX = "module."  # NeMo's, of every weight; an optimizer's state has another
 LAYERS = "decoder.layers."
 _OF_ONE_LAYER = re.compile(re.escape(LAYERS) + r"\d+\.")
-_MOST_LAYERS = 10_000  # of a damaged index, which may say any number
 _NO_WEIGHT = "_extra_state"  # FP8 scales
 
 
@@ -58,7 +58,7 @@ def _weights(reader: FileSystemReader, index: Metadata) -> dict[str, LazyTensor]
             continue
         if name.startswith(LAYERS) and not _OF_ONE_LAYER.match(name):
             kind = name.removeprefix(LAYERS)
-            if not entry.size or entry.size[0] > _MOST_LAYERS:
+            if not entry.size or entry.size[0] > MOST_LAYERS:
                 raise CheckpointError(
                     f"{reader.path}: {key} has shape {list(entry.size)}, which is none of layers; "
                     "give a whole distributed checkpoint."

@@ -7,6 +7,7 @@ from typing import Any
 ARCHITECTURES = ("xglm", "opt")
 ACTIVATIONS = ("gelu", "relu")
 FP8_MULTIPLE = 16  # what FP8 products want of every size
+MOST_LAYERS = 10_000  # more is damage, and takes long to find out otherwise
 VOCAB_MULTIPLE = 128  # what tensor cores and FP8 want of each tensor-parallel rank's share
 
 
@@ -134,6 +135,8 @@ def shape_problems(shape: ModelConfig) -> list[str]:
     """Why there can be no model of this shape; nothing when there can."""
     heads, width = shape.num_attention_heads, shape.word_embed_proj_dim
     problems = []
+    if shape.num_layers > MOST_LAYERS:
+        problems.append(f"model.num_layers={shape.num_layers} is more than {MOST_LAYERS:,}, as no model has")
     if shape.hidden_size % heads:
         problems.append(
             f"model.num_attention_heads={heads} does not divide model.hidden_size={shape.hidden_size}"

@@ -10,7 +10,7 @@ from xelm_nemo.checkpoint.facts import ModelFacts
 from xelm_nemo.checkpoint.mapping import WeightMap
 from xelm_nemo.errors import ArtifactError, CheckpointError
 from xelm_nemo.files import read_json
-from xelm_nemo.model.config import ModelConfig
+from xelm_nemo.model.config import ModelConfig, shape_problems
 
 CONFIG = "config.json"
 
@@ -71,4 +71,7 @@ def shape_of(config: Any, source: str) -> ModelConfig:
         raise CheckpointError(
             f"{source}: {'; '.join(problems)}. Use an {architecture.title} checkpoint without these settings."
         )
-    return architecture.read_config(config)
+    shape = architecture.read_config(config)
+    if problems := shape_problems(shape):
+        raise CheckpointError(f"{source}: {'; '.join(problems)}.")
+    return shape

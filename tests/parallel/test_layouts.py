@@ -48,6 +48,9 @@ def trained(tmp_path_factory):
     workshop.set_up(SHAPE)
     folders = {"tp1": workshop.job("tp1", SHAPE), "bf16": workshop.job("bf16", SHAPE, dtype="bf16")}
     folders["to_move"] = workshop.job("to_move", SHAPE, train_iters=6, save_interval=4, eval_interval=6)
+    for granularity in (None, "full", "selective"):
+        name, layout = f"recompute_{granularity}", ParallelConfig(recompute_granularity=granularity)
+        folders[name] = workshop.job(name, DROPOUT, layout=layout, train_iters=2)
     for folder in folders.values():
         train(TrainJob.load(folder))
     on_two_ranks = {name: workshop.job(name, SHAPE, layout=layout) for name, layout in LAYOUTS.items()}
@@ -103,6 +106,13 @@ def test_layout_changes_no_gradient(trained, layout):
     assert len(expected) == 15, "every parameter of the model, layers stacked"
     errors = relative_errors(gradients(trained[layout], iteration=1), expected)
     assert {name: error for name, error in errors.items() if not error <= RTOL} == {}
+
+
+@pytest.mark.parametrize("name", ["recompute_full", "recompute_selective"])
+def test_activations_made_again_change_no_bit(trained, name):
+    assert losses(trained[name]) == losses(trained["recompute_None"])
+    found, expected = (gradients(trained[folder], iteration=2) for folder in (name, "recompute_None"))
+    assert max(relative_errors(found, expected).values()) == 0.0
 
 
 def test_bf16_gradient_of_a_head_with_its_own_weight_is_that_of_a_tied_one(trained):

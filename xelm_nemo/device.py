@@ -7,10 +7,11 @@ same training code runs over gloo. With CUDA it changes nothing.
 """
 
 import contextlib
+import functools
 import os
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -18,12 +19,32 @@ from torch.overrides import TorchFunctionMode
 
 _entered = False
 
+
+def _put_before_megatron(name: str, **contents: Any) -> None:
+    """Have Megatron find a module of its own already imported, with these contents; not if it really is."""
+    module = types.ModuleType(name)
+    module.__dict__.update(contents)
+    sys.modules.setdefault(name, module)
+
+
+def _compiled_when_called(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`torch.compile`, from the first call on."""
+    compiled = functools.cache(lambda: torch.compile(function))
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return compiled()(*args, **kwargs)
+
+    return call
+
+
 # Megatron compiles a CUDA allocator for its inference engine whenever it is imported where there is an
-# nvcc, 15 seconds for each process. Nothing here uses that engine, so it finds the module already there.
-_NO_UNIFIED_MEMORY = types.ModuleType("megatron.core.inference.unified_memory")
-_NO_UNIFIED_MEMORY.has_unified_memory = False  # type: ignore[attr-defined]
-_NO_UNIFIED_MEMORY.create_unified_mempool = None  # type: ignore[attr-defined]
-sys.modules.setdefault(_NO_UNIFIED_MEMORY.__name__, _NO_UNIFIED_MEMORY)
+# nvcc, 15 seconds for each process. Nothing here uses that engine.
+_put_before_megatron(
+    "megatron.core.inference.unified_memory", has_unified_memory=False, create_unified_mempool=None
+)
+# It decorates functions with torch.compile, which imports the compiler, 2 seconds, whether or not one runs.
+_put_before_megatron("megatron.core.jit", jit_fuser=_compiled_when_called)
 
 
 def has_cuda() -> bool:

@@ -35,3 +35,8 @@ class TrainingError(XelmError):
 
 class Stopped(XelmError):
     """No failure: work that was asked to stop and has saved what it did. The same command goes on."""
+
+
+def first_line(error: BaseException) -> str:
+    """What somebody else's error says, in one line; its type where it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

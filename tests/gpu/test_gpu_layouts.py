@@ -1,14 +1,12 @@
 """One model divided over real GPUs: the same losses, and weights that move between layouts bit for bit."""
 
-import dataclasses
-import shutil
-
 import pytest
 import torch
 
 from tests.helpers import megatron_cpu
-from tests.helpers.megatron_cpu import Workshop, checkpoint_tensors, losses
-from xelm_nemo.expert.job import JOB, TrainJob
+from tests.helpers.megatron_cpu import Workshop, checkpoint_tensors, losses, moved
+from tests.helpers.weights import assert_same_tensors
+from xelm_nemo.expert.job import TrainJob
 from xelm_nemo.expert.loop import train
 from xelm_nemo.model.config import FP8Config, ModelConfig, ParallelConfig
 
@@ -78,7 +76,7 @@ def test_layout_changes_the_losses_by_a_rounding(trained, precision, rtol, layou
 def test_weights_move_to_one_rank_bit_for_bit(trained, layout):
     """A checkpoint taken up at another layout, with no step left, becomes the same model."""
     origin = trained["bf16", layout]
-    copy = moved(origin, ParallelConfig(), f"{layout}_on_one")
+    copy = moved(origin, ParallelConfig(), name=f"{layout}_on_one")
     train(TrainJob.load(copy))
     assert_same_model(copy, origin)
 
@@ -86,22 +84,10 @@ def test_weights_move_to_one_rank_bit_for_bit(trained, layout):
 @pytest.mark.skipif("tp4_sp" not in LAYOUTS, reason="needs four GPUs")
 def test_weights_move_from_tp2_pp2_to_tp4_bit_for_bit(trained):
     origin = trained["bf16", "tp2_pp2_sp"]
-    copy = moved(origin, ON_FOUR["tp4_sp"], "tp2_pp2_on_tp4")
+    copy = moved(origin, ON_FOUR["tp4_sp"], name="tp2_pp2_on_tp4")
     megatron_cpu.on_ranks(4, megatron_cpu.train_in_turn, [copy], megatron_cpu.free_ports(1))
     assert_same_model(copy, origin)
 
 
-def moved(folder, layout, name):
-    """A copy of a job as a kill before its model was written leaves it, to be taken up at this layout."""
-    copy = folder.with_name(name)
-    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("model"))
-    job = dataclasses.replace(TrainJob.load(copy), name=name, folder=str(copy), parallel=layout)
-    (copy / JOB).unlink()
-    job.save()
-    return copy
-
-
 def assert_same_model(folder, origin):
-    found, expected = (checkpoint_tensors(place / "model/weights") for place in (folder, origin))
-    assert found.keys() == expected.keys()
-    assert [name for name in expected if not found[name].equal(expected[name])] == []
+    assert_same_tensors(*(checkpoint_tensors(place / "model/weights") for place in (folder, origin)))

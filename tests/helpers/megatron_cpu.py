@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import shutil
 import socket
 from pathlib import Path
 
@@ -169,6 +170,18 @@ class Workshop:
         Path(job.folder).mkdir(parents=True)
         job.save()
         return Path(job.folder)
+
+
+def moved(folder, layout, *, name, without=()):
+    """A copy of a job as a kill before its model, and the checkpoints named, leaves it, at a new layout."""
+    from xelm_nemo.expert.job import JOB, TrainJob
+
+    copy = folder.with_name(name)
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("model", *without))
+    job = dataclasses.replace(TrainJob.load(copy), name=name, folder=str(copy), parallel=layout)
+    (copy / JOB).unlink()
+    job.save()
+    return copy
 
 
 def losses(job_folder):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +12,8 @@ import pytest
 import torch
 
 from tests.helpers import megatron_cpu
-from tests.helpers.megatron_cpu import Workshop, checkpoint_tensors, gradients, losses, relative_errors
-from xelm_nemo.expert.job import JOB, TrainJob
+from tests.helpers.megatron_cpu import Workshop, checkpoint_tensors, gradients, losses, moved, relative_errors
+from xelm_nemo.expert.job import TrainJob
 from xelm_nemo.expert.loop import train
 from xelm_nemo.model.config import ModelConfig, ParallelConfig
 
@@ -56,22 +55,14 @@ def trained(tmp_path_factory):
     on_two_ranks = {name: workshop.job(name, SHAPE, layout=layout) for name, layout in LAYOUTS.items()}
     on_two_ranks["bf16_pp2"] = workshop.job("bf16_pp2", SHAPE, dtype="bf16", layout=LAYOUTS["pp2"])
     for name in MOVED_TO:
-        on_two_ranks[f"moved_to_{name}"] = halfway(folders["to_move"], LAYOUTS[name], name=f"moved_to_{name}")
+        on_two_ranks[f"moved_to_{name}"] = moved(
+            folders["to_move"], LAYOUTS[name], name=f"moved_to_{name}", without=["iter_0000006"]
+        )
     for name in ("dropout", "dropout_again"):
         on_two_ranks[name] = workshop.job(name, DROPOUT, layout=LAYOUTS["tp2_sp"])
     ports = megatron_cpu.free_ports(len(on_two_ranks) + 1)
     megatron_cpu.on_ranks(2, rank_main, list(on_two_ranks.values()), ports, workshop.folder)
     return folders | on_two_ranks
-
-
-def halfway(folder, layout, *, name):
-    """A copy of a job as a kill after iteration 4 of 6 leaves it, to go on at another layout."""
-    copy = folder.with_name(name)
-    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("model", "iter_0000006"))
-    job = dataclasses.replace(TrainJob.load(copy), name=name, folder=str(copy), parallel=layout)
-    (copy / JOB).unlink()
-    job.save()
-    return copy
 
 
 def rank_main(folders, ports, masks_folder):

@@ -15,6 +15,20 @@ import xelm_nemo.device
 import megatron.core.inference.contexts.dynamic_context as user
 assert user.has_unified_memory is False
 """
+LEAN = """
+import sys
+import xelm_nemo.device
+import megatron.core.transformer
+from megatron.core.fusions.fused_bias_gelu import bias_gelu
+assert "torch._dynamo" not in sys.modules, "the compiler is imported"
+import torch
+compiled = []
+torch.compile = lambda function: compiled.append(function.__name__) or function
+x, bias = torch.randn(4, 8), torch.randn(8)
+for _ in range(2):
+    torch.testing.assert_close(bias_gelu(bias, x), torch.nn.functional.gelu(x + bias, approximate="tanh"))
+assert compiled == ["bias_gelu"], compiled
+"""
 ENTERED = """
 import torch
 from xelm_nemo import device
@@ -47,6 +61,10 @@ def run_python(program):
 
 def test_importing_megatron_compiles_nothing():
     run_python(AFTER_DEVICE)
+
+
+def test_importing_megatron_leaves_the_compiler_until_something_is_to_be_compiled():
+    run_python(LEAN)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the stand-ins are for machines without CUDA")

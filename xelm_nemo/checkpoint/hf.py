@@ -14,7 +14,7 @@ from xelm_nemo.checkpoint.model_folder import hf_batches
 from xelm_nemo.checkpoint.safetensors_files import SAFETENSORS, write_safetensors
 from xelm_nemo.checkpoint.weights import read_weights, with_prefix
 from xelm_nemo.corpus.tokenizer import load_tokenizer
-from xelm_nemo.errors import ArtifactError
+from xelm_nemo.errors import ArtifactError, first_line
 from xelm_nemo.files import atomic_folder, read_json, write_atomic, write_json
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def resolve_source(source: Path | str) -> Path:
     except (OSError, ValueError) as error:  # no network, no such repository, or no possible id
         raise ArtifactError(
             f"seed_model.path={str(source)!r} is no folder here, and the hub gives nothing under this id "
-            f"({str(error).splitlines()[0]}); give a folder with {CONFIG} and {SAFETENSORS}."
+            f"({first_line(error)}); give a folder with {CONFIG} and {SAFETENSORS}."
         ) from error
     return folder
 

@@ -12,7 +12,7 @@ import yaml
 
 from xelm_nemo.checkpoint.facts import WEIGHTS
 from xelm_nemo.checkpoint.settings import is_size, rate_problems, size_problems
-from xelm_nemo.errors import CheckpointError
+from xelm_nemo.errors import CheckpointError, first_line
 from xelm_nemo.model.config import ACTIVATIONS, ModelConfig, shape_problems
 
 CONTEXT, MODEL_YAML = "context", "model.yaml"
@@ -67,7 +67,7 @@ def _read(folder: Path, path: Path) -> Mapping[str, Any]:
         content = yaml.safe_load(path.read_bytes())
     # Dates that there are none of, and lists within lists without end, are no errors of its own.
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise CheckpointError(f"{path} cannot be read ({reason}); write the checkpoint again.") from error
     known = " or ".join(name.rpartition(".")[2] for name in MODELS)
     if _target(content) not in MODELS:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from xelm_nemo.errors import CheckpointError
+from xelm_nemo.errors import CheckpointError, first_line
 
 INDEX, COMMON = ".metadata", "common.pt"
 _FOREIGN = re.compile(r"(?:GLOBAL|class) ([\w.]+)")  # in torch's errors, and in ours
@@ -92,9 +92,8 @@ def foreign_name(error: Exception) -> str | None:
 
 def reason_of(error: Exception) -> str:
     """What a reader of checkpoints says is wrong, in one line, without torch's advice to run the file."""
-    said = str(error)
-    found = _UNPICKLER_SAYS.search(said)
-    return found[1] if found else (said.splitlines() or [type(error).__name__])[0]
+    found = _UNPICKLER_SAYS.search(str(error))
+    return found[1] if found else first_line(error)
 
 
 def _look_through_index(path: Path) -> None:

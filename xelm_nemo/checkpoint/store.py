@@ -20,7 +20,7 @@ from xelm_nemo.checkpoint.distributed import KEY_PREFIX
 from xelm_nemo.checkpoint.facts import WEIGHTS, ModelFacts, load_facts, write_facts
 from xelm_nemo.checkpoint.lazy import DTYPES
 from xelm_nemo.checkpoint.pickles import check_pickles
-from xelm_nemo.errors import CheckpointError
+from xelm_nemo.errors import CheckpointError, first_line
 from xelm_nemo.files import atomic_folder, remove
 from xelm_nemo.model.config import NO_FP8, FP8Config, ModelConfig, ParallelConfig
 from xelm_nemo.model.gpt import DecoderModel, build_model
@@ -186,7 +186,7 @@ def _load(sharded_state: dict[str, Any], folder: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = dist_checkpointing.load(sharded_state, str(folder))
     except (CheckpointingException, KeyError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{folder} does not fit the model: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(f"{folder} does not fit the model: {first_line(error)}") from error
     return state
 
 

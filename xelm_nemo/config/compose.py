@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from xelm_nemo.config.check import check
 from xelm_nemo.config.schema import RunConfig
-from xelm_nemo.errors import ConfigError
+from xelm_nemo.errors import ConfigError, first_line
 from xelm_nemo.files import config_folder
 
 
@@ -66,7 +66,7 @@ def from_yaml(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         loaded = OmegaConf.merge(_unlocked(OmegaConf.structured(RunConfig)), OmegaConf.load(path), over)
         config = OmegaConf.to_object(loaded)
     except (OSError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{path} is no run configuration: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{path} is no run configuration: {first_line(error)}") from error
     assert isinstance(config, RunConfig)
     return config
 
@@ -89,7 +89,7 @@ def _one_line(error: Exception, schema: type[Any]) -> str:
         start = next(i for i, line in enumerate(lines) if line.startswith("Available options in"))
         options = [line for line in lines[start + 1 :] if ":" not in line]
         return f"{lines[0]}; use one of {', '.join(options)}."
-    reason = "" if error.__cause__ is None else f": {str(error.__cause__).splitlines()[0]}"
+    reason = "" if error.__cause__ is None else f": {first_line(error.__cause__)}"
     return lines[0] + reason
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from xelm_nemo.corpus.bad_lines import BadLine
 from xelm_nemo.corpus.lines import LONGEST_LINE_BYTES, LastLine, read_lines
-from xelm_nemo.errors import CorpusError
+from xelm_nemo.errors import CorpusError, first_line
 
 Row = dict[str, Any]
 _PARQUET_ROWS = 256  # read at once
@@ -74,7 +74,7 @@ def _parquet_rows(path: Path, columns: Sequence[str] | None) -> Iterator[Row | B
     except (ArrowException, OSError) as error:
         if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
             raise
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         yield BadLine("damaged Parquet", f"is where the file is damaged ({reason:.100})", "write it again")
 
 

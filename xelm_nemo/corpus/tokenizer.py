@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xelm_nemo.corpus.config import TokenizerConfig
-from xelm_nemo.errors import ArtifactError, ConfigError, CorpusError
+from xelm_nemo.errors import ArtifactError, ConfigError, CorpusError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -101,8 +101,7 @@ def load_tokenizer(folder: Path | str) -> "PreTrainedTokenizerBase":
             str(folder), use_fast=fast, trust_remote_code=False
         )
     except Exception as error:  # of a damaged file it lets through whatever its readers raise
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ArtifactError(f"{folder} holds no tokenizer that can be read ({reason}).") from error
+        raise ArtifactError(f"{folder} holds no tokenizer that can be read ({first_line(error)}).") from error
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise ArtifactError(f"{folder} holds no tokenizer that can be read.")
     if tokenizer.eos_token_id is None:

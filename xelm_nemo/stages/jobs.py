@@ -106,13 +106,14 @@ def finished_models(run: Run) -> dict[str, Path]:
 def train_all(run: Run, jobs: list[TrainJob]) -> None:
     """Train the jobs whose model is missing or stale, with progress on the screen."""
     todo = [job for job in jobs if not artifacts.is_current(job.model_folder, job.recipe())]
-    check_room(todo, at_once=parallel_jobs(run))
+    at_once = parallel_jobs(run)
+    check_room(todo, at_once=at_once)
     for job in todo:
         job.save()
     with progress_of(todo) as progress:
         run_jobs(
             [launched(run, job) for job in todo],
-            max_parallel=parallel_jobs(run),
+            max_parallel=at_once,
             gpus=device.count(),
             on_tick=progress.tick,
             stop_signals=run.config.launch.stop_signals,

@@ -42,7 +42,7 @@ def check_room(jobs: Sequence[TrainJob], *, at_once: int) -> None:
 
 def needed_bytes(jobs: Sequence[TrainJob], *, at_once: int) -> int:
     """What the jobs will add to the disk at most, bytes."""
-    sizes = []  # of each job: the state, all states while it trains, what stays of them, and the model
+    sizes = []  # of each job: what it adds while it trains, and what stays of that
     for job in jobs:
         parameters = num_parameters(job.shape, load_facts(Path(job.init)).vocab_size)
         state, model = parameters * STATE_BYTES[job.dtype], parameters * MODEL_BYTES[job.dtype]

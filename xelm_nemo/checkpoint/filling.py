@@ -11,6 +11,10 @@ from torch import Tensor
 from xelm_nemo.checkpoint.lazy import Batch, as_bytes, in_threads
 from xelm_nemo.errors import CheckpointError
 
+# As much as `cp` writes at once. Larger calls have Linux cache the file in huge pages, which a virtual
+# machine asks its host for one by one: three times the time (docs/benchmarks/conversion_2026-11-22.md).
+_AT_ONCE = 256 * 1024
+
 
 def fill(places: Mapping[str, tuple[Path, int]], batches: Sequence[Batch]) -> None:
     """Make every batch, the largest first, and write its tensors to their places.
@@ -70,6 +74,6 @@ def _opened(path: Path, stack: contextlib.ExitStack) -> int:
 
 def _write(file: int, tensor: Tensor, first: int) -> None:
     left = as_bytes(tensor.contiguous())
-    while left.size:  # a call writes 2 GiB at most
-        written = os.pwrite(file, left.data, first)
+    while left.size:
+        written = os.pwrite(file, left[:_AT_ONCE].data, first)
         left, first = left[written:], first + written

@@ -2,6 +2,7 @@
 
 import datetime
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,6 +67,7 @@ def model_parallel(
             pp_rank=parallel_state.get_pipeline_model_parallel_rank(),
         )
     finally:
+        _forget_fp8_group()
         parallel_state.destroy_model_parallel()
         dist.destroy_process_group()
         device.release()
@@ -113,6 +115,12 @@ def _init_process_group(world_size: int, timeout_seconds: float) -> None:
         )
     else:
         dist.init_process_group(backend, timeout=timeout, device_id=own_device)
+
+
+def _forget_fp8_group() -> None:
+    """Have Transformer Engine forget in which group it agrees on FP8 scales, or the next model asks it."""
+    if (engine := sys.modules.get("transformer_engine.pytorch.quantization")) is not None:
+        engine.FP8GlobalStateManager.reset()
 
 
 def is_first_stage() -> bool:

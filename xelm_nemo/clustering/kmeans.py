@@ -166,7 +166,12 @@ class _Fit:
 
 
 def _plus_plus_start(points: _Points, num_clusters: int, rng: np.random.Generator) -> Tensor:
-    """K distinct rows, each drawn with a chance in proportion to its squared distance from those before."""
+    """K distinct rows, each the best of a few that are drawn by their squared distance from those before.
+
+    Greedy k-means++, as its authors suggest at the end of their paper: what counts is the sum of all
+    documents' squared distances to the nearest row.
+    """
+    draws = 2 + int(np.log(num_clusters))
     chosen = [int(rng.integers(len(points)))]
     nearest = points.costs(points.vectors[chosen])[:, 0].long()
     while len(chosen) < num_clusters:
@@ -176,9 +181,12 @@ def _plus_plus_start(points: _Points, num_clusters: int, rng: np.random.Generato
             nearest if nearest.any() else torch.ones_like(nearest).index_fill_(0, _on(nearest, chosen), 0)
         )
         total = weight.cumsum(0)
-        drawn = int(rng.integers(int(total[-1])))
-        chosen.append(int(torch.searchsorted(total, drawn, right=True)))
-        nearest = nearest.minimum(points.costs(points.vectors[chosen[-1:]])[:, 0])
+        drawn = _on(nearest, rng.integers(int(total[-1]), size=draws).tolist())
+        rows = torch.searchsorted(total, drawn, right=True)
+        left = points.costs(points.vectors[rows]).minimum(nearest[:, None])
+        best = left.sum(0).argmin()
+        chosen.append(int(rows[best]))
+        nearest = left[:, best].contiguous()
     return points.vectors[chosen]
 
 

@@ -29,11 +29,12 @@ class _Stage:
 
 
 _FEW = 64  # documents a cluster: shortest paths alone are fast
-_COURSE = (
+_APPROACH = (
     *(_Stage(_FEW, eps, 0.01) for eps in (0.2, 0.07, 0.02, 0.007)),
     *(_Stage(512, eps, 0.002) for eps in (0.007, 0.002)),
-    _Stage(None, 0.002, 0.0003),
 )
+_LAST = _Stage(None, 0.002, 0.0003)
+_NEAR = 30 * _LAST.tolerance  # shortest paths soon move as many
 _MAX_STEPS, _MAX_HALVINGS = 12, 5
 
 
@@ -45,42 +46,64 @@ class _Smooth:
     wanted: NDArray[np.float64]  # [K], the documents that want each cluster
     shared: Tensor  # [K, K] float64, the sum over documents of products of two weights
 
+    @property
+    def excess(self) -> NDArray[np.float64]:
+        """[K], by how many documents more than a fair share want each cluster."""
+        excess: NDArray[np.float64] = self.wanted - self.wanted.mean()
+        return excess
+
+    @property
+    def misplaced(self) -> float:
+        """The share of documents that are too many somewhere."""
+        return float(np.abs(self.excess).sum() / (2 * self.wanted.sum()))
+
 
 def balancing_prices(cost: Tensor, price: NDArray[np.int64]) -> NDArray[np.int64]:
     """[K] prices, none below 0, that are nearly right for balanced clusters; those given, for few documents.
 
     Args:
         cost: [N, K] int32.
-        price: [K], where to begin.
+        price: [K], where to begin; from prices that are nearly right, such as those of the iteration before,
+            the last stage alone goes on.
     """
     num_documents, num_clusters = cost.shape
     if num_documents <= _FEW * num_clusters:
         return price
-    eps = None
-    for stage in _COURSE:
-        rows = cost if stage.rows is None else _sample(cost, stage.rows * num_clusters)
-        eps = eps or float((rows.double().mean(1) - rows.amin(1)).mean())
-        if eps < 1:  # all clusters are alike
-            break
-        price = _maximise(rows, price, stage.eps * eps, stage.tolerance)
+    scale = _scale(cost[_some(cost, _FEW * num_clusters)])
+    if scale < 1:  # all clusters are alike
+        return price
+    if price.any():
+        near, excess = _maximise(cost, price, _LAST.eps * scale, _LAST.tolerance)
+        if excess <= _NEAR:
+            return near
+    for stage in (*_APPROACH, _LAST):
+        rows = cost if stage.rows is None else cost[_some(cost, stage.rows * num_clusters)]
+        price, _ = _maximise(rows, price, stage.eps * scale, stage.tolerance)
     return price
 
 
-def _sample(cost: Tensor, count: int) -> Tensor:
+def _scale(cost: Tensor) -> float:
+    """What a cluster costs more than the best one, on average."""
+    return float((cost.double().mean(1) - cost.amin(1)).mean())
+
+
+def _some(cost: Tensor, count: int) -> Tensor | slice:
+    """Which documents to look at."""
     if count >= len(cost):
-        return cost
+        return slice(None)
     # Not every so many rows: corpora interleave their languages.
-    return cost[(torch.arange(count, device=cost.device) * 2654435761) % len(cost)]
+    return (torch.arange(count, device=cost.device) * 2654435761) % len(cost)
 
 
-def _maximise(cost: Tensor, price: NDArray[np.int64], eps: float, tolerance: float) -> NDArray[np.int64]:
-    room = len(cost) / cost.shape[1]
+def _maximise(
+    cost: Tensor, price: NDArray[np.int64], eps: float, tolerance: float
+) -> tuple[NDArray[np.int64], float]:
+    """Better prices, and the share of documents that are still too many somewhere."""
     here = _smooth(cost, price, eps)
     for _ in range(_MAX_STEPS):
-        excess = here.wanted - room
-        if np.abs(excess).sum() <= 2 * tolerance * len(cost):
+        if here.misplaced <= tolerance:
             break
-        step = _newton_step(here, eps * excess, 1e-4 * room)
+        step = _newton_step(here, eps * here.excess)
         for _ in range(_MAX_HALVINGS):
             moved = price + np.rint(step).astype(np.int64)
             moved = (moved - moved.min()).clip(max=COST_LIMIT)
@@ -91,7 +114,7 @@ def _maximise(cost: Tensor, price: NDArray[np.int64], eps: float, tolerance: flo
         else:
             break
         price, here = moved, there
-    return price
+    return price, here.misplaced
 
 
 def _smooth(cost: Tensor, price: NDArray[np.int64], eps: float) -> _Smooth:
@@ -111,8 +134,9 @@ def _smooth(cost: Tensor, price: NDArray[np.int64], eps: float) -> _Smooth:
     return _Smooth(value, sum(wanted).cpu().numpy(), sum(shared).cpu())
 
 
-def _newton_step(here: _Smooth, wanted: NDArray[np.float64], ridge: float) -> NDArray[np.float64]:
+def _newton_step(here: _Smooth, wanted: NDArray[np.float64]) -> NDArray[np.float64]:
     """Solve (diag(row sums of shared) - shared + ridge) x = wanted, the same whatever the threads."""
+    ridge = 1e-4 * here.wanted.mean()
     matrix = torch.diag(here.shared.sum(1) + ridge) - here.shared
     with one_thread():
         step: NDArray[np.float64] = torch.linalg.solve(matrix, torch.from_numpy(wanted)).numpy()

@@ -108,13 +108,13 @@ class Agreement:
 def _init_process_group(world_size: int, timeout_seconds: float) -> None:
     timeout = datetime.timedelta(seconds=timeout_seconds)
     backend = device.distributed_backend()
-    own_device = device.device() if device.has_cuda() else None  # NCCL would have to guess it
+    # With a device_id here NCCL would connect each of Megatron's groups at once, also those of no use.
     if world_size == 1:
-        dist.init_process_group(
-            backend, store=HashStore(), rank=0, world_size=1, timeout=timeout, device_id=own_device
-        )
+        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1, timeout=timeout)
     else:
-        dist.init_process_group(backend, timeout=timeout, device_id=own_device)
+        dist.init_process_group(backend, timeout=timeout)
+    if device.has_cuda():  # and now it need not guess it, in any later barrier
+        dist.barrier(device_ids=[device.device().index])
 
 
 def _forget_fp8_group() -> None:

@@ -153,7 +153,7 @@ class Workshop:
             "log_interval": 1,
             "save_interval": 1,
             "eval_interval": 1,
-            "eval_sequences": 4,
+            "eval_sequences": 5,  # which no layout divides evenly
             # No clipping, and no momentum: Adam's first moment is then the last gradient itself.
             "optim": OptimConfig(lr=1e-3, adam_beta1=0.0, clip_grad=0.0),
         }

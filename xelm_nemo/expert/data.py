@@ -15,7 +15,8 @@ from xelm_nemo.parallel import Layout
 from xelm_nemo.shards.build import read_vocab_size, shard_prefix
 from xelm_nemo.shards.dataset import TokenStream, has_tokens
 
-Batch = dict[str, torch.Tensor]  # "tokens" and "labels", int64 [B, S]
+# "tokens" and "labels", int64 [B, S], and of some a "weight", float32 [B]
+Batch = dict[str, torch.Tensor]
 
 
 def check_vocabulary(job: TrainJob) -> None:
@@ -59,12 +60,24 @@ class Batches:
         return np.stack([self._train.block(first + row) for row in range(self._job.global_batch_size)])
 
     def valid(self) -> list[Batch]:
-        """This rank's micro-batches of one validation pass, if the job can validate."""
+        """This rank's micro-batches of one validation pass, if the job can validate.
+
+        Micro-batches are full: sequences beyond the last one count nothing, the others so much more that the
+        mean over all ranks' batches is that of the sequences, at every layout.
+        """
         assert self._valid is not None
         step = self._job.micro_batch_size * self._layout.dp_size
         blocks = min(self._valid.num_blocks, self._job.eval_sequences)
-        rounded = -(-blocks // step) * step  # past the end the stream starts again
-        return list(self._micro_batches(self._valid, range(rounded)))
+        rounded = -(-blocks // step) * step
+        batches = list(self._micro_batches(self._valid, range(rounded)))
+        if rounded > blocks:
+            counts = np.where(np.arange(rounded) < blocks, rounded / blocks, 0.0).astype(np.float32)
+            own = counts.reshape(-1, self._layout.dp_size, self._job.micro_batch_size)[
+                :, self._layout.dp_rank
+            ]
+            for batch, weight in zip(batches, own, strict=True):
+                batch["weight"] = torch.from_numpy(weight).to(device.device())
+        return batches
 
     def _shards(self, split: str) -> list[Path]:
         return [shard_prefix(Path(self._job.tokens), cluster, split) for cluster in self._job.clusters]

@@ -71,12 +71,12 @@ def _forward_step(num_micro_batches: int, batches: Iterator[Batch], model: Any) 
     # What backward will bring to each loss, in its own order of division: the mean of the micro-batches.
     grad = torch.ones((), device=labels.device) / num_micro_batches / labels.numel()
     output = model(batch["tokens"], None, None, labels=labels, loss_mask=grad.expand_as(labels))
-    return output, _mean_loss
+    return output, partial(_mean_loss, batch.get("weight"))
 
 
-def _mean_loss(loss_BS: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _mean_loss(weight_B: torch.Tensor | None, loss_BS: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     # Every micro-batch has the same number of targets (no padding), so a mean of means is the mean.
-    loss = loss_BS.float().mean()
+    loss = loss_BS.float().mean() if weight_B is None else (loss_BS.float().mean(1) * weight_B).mean()
     return loss, loss.detach().clone()  # the schedule divides the first in place
 
 

@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import itertools
 import os
+import random
 import shutil
 import socket
 from pathlib import Path
@@ -31,13 +33,22 @@ def _rank_main(rank, num_ranks, function, args):
     function(*args)
 
 
+# Below those that the system gives to sockets which ask for any, as NCCL's do.
+_PORTS = itertools.cycle(random.sample(range(20_000, 32_000), 12_000))
+
+
 def free_ports(count):
     """TCP ports that nobody listens on, all different."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+    return list(itertools.islice(filter(_is_free, _PORTS), count))
+
+
+def _is_free(port):
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def train_in_turn(folders, ports):

@@ -61,6 +61,22 @@ def balanced_assignment(
     raise AssertionError("not reached")
 
 
+def nearly_balanced_assignment(
+    cost: Tensor, price: NDArray[np.int64] | None = None
+) -> tuple[Tensor, NDArray[np.int64]]:
+    """What costs least at prices that are nearly right: some clusters get a few documents too many.
+
+    Args:
+        cost: [N, K] int32, as above.
+        price: [K], a guess.
+
+    Returns:
+        [N] int64 and [K], as above; a cluster may be empty.
+    """
+    price = balancing_prices(cost, np.zeros(cost.shape[1], np.int64) if price is None else price)
+    return _look(cost, price)[0], price
+
+
 def _look(cost: Tensor, price: NDArray[np.int64], cluster: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """[N], the best cluster (or the one given), and [N], how much worse the best other one is."""
     price_K = torch.as_tensor(price, dtype=torch.int32, device=cost.device)

@@ -35,7 +35,9 @@ _APPROACH = (
 )
 _LAST = _Stage(None, 0.002, 0.0003)
 _NEAR = 30 * _LAST.tolerance  # shortest paths soon move as many
+_NOTHING = -80.0  # of a logarithm; exp is ten times slower on a CPU where its result is no normal number
 _MAX_STEPS, _MAX_HALVINGS = 12, 5
+_LONGEST = 100  # a step, in units of eps: where hardly anyone is undecided, Newton's goes far astray
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ def _maximise(
         if here.misplaced <= tolerance:
             break
         step = _newton_step(here, eps * here.excess)
+        step *= min(1.0, _LONGEST * eps / max(np.abs(step).max(), 1.0))
         for _ in range(_MAX_HALVINGS):
             moved = price + np.rint(step).astype(np.int64)
             moved = (moved - moved.min()).clip(max=COST_LIMIT)
@@ -123,11 +126,11 @@ def _smooth(cost: Tensor, price: NDArray[np.int64], eps: float) -> _Smooth:
     def smooth(block: slice) -> tuple[Tensor, Tensor, Tensor]:
         total = cost[block] + price_K
         least = total.amin(1, keepdim=True)
-        weight = ((least - total).float() / eps).exp_()
+        weight = ((least - total).float() / eps).clamp_(min=_NOTHING).exp_()
         norm = weight.sum(1, keepdim=True)
         weight /= norm
         value = least.sum(dtype=torch.float64) - eps * norm.log_().sum(dtype=torch.float64)
-        return value, weight.sum(0, dtype=torch.float64), (weight.T @ weight).double()
+        return value, weight.sum(0).double(), (weight.T @ weight).double()
 
     values, wanted, shared = zip(*map_blocks(smooth, len(cost), cost.device), strict=True)
     value = float(sum(values)) - len(cost) / len(price) * float(price.sum())

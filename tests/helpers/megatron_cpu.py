@@ -1,6 +1,5 @@
 """Real ranks over gloo, small training jobs for them, and a look at what they wrote."""
 
-import contextlib
 import dataclasses
 import itertools
 import os

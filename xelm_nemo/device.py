@@ -21,7 +21,7 @@ _entered = False
 
 
 def _put_before_megatron(name: str, **contents: Any) -> None:
-    """Have Megatron find a module of its own already imported, with these contents; not if it really is."""
+    """Have Megatron find a module of its own already imported, with these contents, unless it is by now."""
     module = types.ModuleType(name)
     module.__dict__.update(contents)
     sys.modules.setdefault(name, module)

@@ -38,5 +38,5 @@ class Stopped(XelmError):
 
 
 def first_line(error: BaseException) -> str:
-    """What somebody else's error says, in one line; its type where it says nothing."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    """What somebody else's error says, its first line that is not blank; its type where it says nothing."""
+    return next(filter(str.strip, str(error).splitlines()), type(error).__name__)

@@ -67,7 +67,7 @@ def model_parallel(
             pp_rank=parallel_state.get_pipeline_model_parallel_rank(),
         )
     finally:
-        _forget_fp8_group()
+        _reset_fp8_state()
         parallel_state.destroy_model_parallel()
         dist.destroy_process_group()
         device.release()
@@ -113,11 +113,15 @@ def _init_process_group(world_size: int, timeout_seconds: float) -> None:
         dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1, timeout=timeout)
     else:
         dist.init_process_group(backend, timeout=timeout)
-    if device.has_cuda():  # and now it need not guess it, in any later barrier
-        dist.barrier(device_ids=[device.device().index])
+    barrier()
 
 
-def _forget_fp8_group() -> None:
+def barrier() -> None:
+    """Wait for all ranks."""
+    dist.barrier(device_ids=[device.device().index] if device.has_cuda() else None)  # NCCL would guess it
+
+
+def _reset_fp8_state() -> None:
     """Have Transformer Engine forget in which group it agrees on FP8 scales, or the next model asks it."""
     if (engine := sys.modules.get("transformer_engine.pytorch.quantization")) is not None:
         engine.FP8GlobalStateManager.reset()

@@ -183,7 +183,10 @@ class Workshop:
 
 
 def moved(folder, layout, *, name, without=()):
-    """A copy of a job as a kill before its model, and the checkpoints named, leaves it, at a new layout."""
+    """A copy of a job as a kill leaves it before its model and the checkpoints in `without` are written.
+
+    It is to be taken up at another layout.
+    """
     from xelm_nemo.expert.job import JOB, TrainJob
 
     copy = folder.with_name(name)

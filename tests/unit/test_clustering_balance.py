@@ -4,7 +4,7 @@ import torch
 
 from tests.helpers.transport import assert_cheapest
 from xelm_nemo.clustering import balance
-from xelm_nemo.clustering.balance import balanced_assignment
+from xelm_nemo.clustering.balance import balanced_assignment, nearly_balanced_assignment
 from xelm_nemo.clustering.prices import COST_LIMIT, balancing_prices
 
 
@@ -32,6 +32,25 @@ def test_any_guess_of_prices_leads_to_the_same_assignment():
     cluster, price = balanced_assignment(cost)
     for guess in (price, price[::-1].copy(), np.full(10, COST_LIMIT)):
         assert torch.equal(balanced_assignment(cost, guess)[0], cluster)
+
+
+@pytest.mark.parametrize("far", [0.0, 1.0])
+@pytest.mark.parametrize("alike", [0, 8000])
+def test_nearly_balanced_clusters_are_a_twentieth_above_their_share_at_most(alike, far):
+    cost = costs(20_000, 10)
+    cost[:alike] = cost[0]
+    guess = (far * np.linspace(0, COST_LIMIT, 10)).astype(np.int64)
+    cluster, price = nearly_balanced_assignment(cost, guess)
+    total = cost + torch.from_numpy(price)
+    assert np.bincount(cluster, minlength=10).max() <= 1.05 * 2000
+    assert total.gather(1, cluster[:, None])[:, 0].equal(total.amin(1))
+
+
+def test_far_off_guesses_cost_no_accuracy():
+    cost = costs(20_000, 10)
+    guess = np.linspace(0, COST_LIMIT, 10).astype(np.int64)
+    wanted = torch.bincount((cost + torch.from_numpy(balancing_prices(cost, guess))).argmin(1), minlength=10)
+    assert int((wanted - 2000).clamp(min=0).sum()) < 0.005 * len(cost)
 
 
 def test_prices_leave_little_to_be_moved():

@@ -101,7 +101,8 @@ class _Parts:
     """Seconds spent in the functions of a fit; waiting for the device costs a fit a few per cent."""
 
     WATCHED = (
-        *((kmeans, name) for name in ("_plus_plus_start", "balanced_assignment")),
+        (kmeans, "_plus_plus_start"),
+        *((kmeans, f"{kind}balanced_assignment") for kind in ("", "nearly_")),
         *((kmeans._Points, name) for name in ("costs", "means")),
         *((balance, name) for name in ("balancing_prices", "_look")),
         (_csrc, "balanced_assign"),

@@ -30,7 +30,7 @@ from xelm_nemo import device, parallel
 from xelm_nemo.bench.stock import stock_step
 from xelm_nemo.bench.timing import Row
 from xelm_nemo.config.compose import compose
-from xelm_nemo.errors import ConfigError
+from xelm_nemo.errors import ConfigError, first_line
 from xelm_nemo.expert.config import OptimConfig
 from xelm_nemo.expert.data import Batch
 from xelm_nemo.expert.optim import make_optimizer, wrap
@@ -90,7 +90,7 @@ def measure(setting: Setting, name: str, steps: int) -> Row:
 
 
 def _seconds(step: Step) -> float:
-    dist.barrier()
+    parallel.barrier()
     start = time.perf_counter()
     step()  # which gives a number, and so waits for the device
     return time.perf_counter() - start
@@ -199,7 +199,7 @@ def run(words: Sequence[str]) -> None:
         try:
             row = measure(setting, provider, request.steps)
         except Exception as error:  # whatever a peer may raise: the others are to be measured nonetheless
-            row = {"failed": f"{type(error).__name__}: {error}".splitlines()[0][:100]}
+            row = {"failed": f"{type(error).__name__}: {first_line(error):.100}"}
         gc.collect()
         device.release()
         if int(os.environ.get("RANK", 0)) == 0:

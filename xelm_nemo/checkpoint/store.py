@@ -13,7 +13,7 @@ from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.core import CheckpointingException
 from torch.distributed.checkpoint.api import CheckpointException
 
-from xelm_nemo import artifacts
+from xelm_nemo import artifacts, parallel
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.checkpoint import writer
 from xelm_nemo.checkpoint.distributed import KEY_PREFIX
@@ -49,7 +49,7 @@ def save_model(
     """
     with _collective_folder(folder, recipe, before_naming) as part:
         (part / WEIGHTS).mkdir(exist_ok=True)
-        dist.barrier()
+        parallel.barrier()
         _save(_weights(model), part / WEIGHTS)
         if dist.get_rank() == 0:
             write_facts(part, facts)
@@ -144,7 +144,7 @@ class Checkpoints:
         if dist.get_rank() == 0:
             for old in self.iterations()[: -self._keep]:
                 remove(self._path(old))
-        dist.barrier()
+        parallel.barrier()
 
     def load_latest(self, model: DecoderModel, optimizer: Any) -> int:
         """Restore the newest state at any layout. Returns its iteration, 0 when there is none."""
@@ -199,10 +199,10 @@ def _collective_folder(folder: Path, recipe: Recipe, before_naming: Callable[[],
     with contextlib.ExitStack() as stack:
         if dist.get_rank() == 0:
             stack.enter_context(atomic_folder(folder))
-        dist.barrier()
+        parallel.barrier()
         yield part
-        dist.barrier()
+        parallel.barrier()
         if dist.get_rank() == 0:
             artifacts.write_manifest(part, stamp)
             before_naming()
-    dist.barrier()
+    parallel.barrier()

@@ -25,6 +25,7 @@ from xelm_nemo.clustering.prices import balancing_prices
 _TAKEN = (1 << 31) - 1
 _NO_LIMIT = (1 << 63) - 1
 _QUANTILE_SAMPLE = 1 << 14
+_NEARLY = 1.05
 
 
 def balanced_assignment(
@@ -64,17 +65,21 @@ def balanced_assignment(
 def nearly_balanced_assignment(
     cost: Tensor, price: NDArray[np.int64] | None = None
 ) -> tuple[Tensor, NDArray[np.int64]]:
-    """What costs least at prices that are nearly right: some clusters get a few documents too many.
+    """What costs least at prices that are nearly right, in a fraction of the time.
 
     Args:
         cost: [N, K] int32, as above.
         price: [K], a guess.
 
     Returns:
-        [N] int64 and [K], as above; a cluster may be empty.
+        [N] int64 and [K], as above; clusters have up to a twentieth more documents than their share.
     """
     price = balancing_prices(cost, np.zeros(cost.shape[1], np.int64) if price is None else price)
-    return _look(cost, price)[0], price
+    cluster, _ = _look(cost, price)
+    # Documents that are all alike want one cluster, however well the smoothed problem divides them.
+    if _counts(cluster, cost.shape[1]).max() > _NEARLY * len(cost) / cost.shape[1]:
+        return balanced_assignment(cost, price)
+    return cluster, price
 
 
 def _look(cost: Tensor, price: NDArray[np.int64], cluster: Tensor | None = None) -> tuple[Tensor, Tensor]:

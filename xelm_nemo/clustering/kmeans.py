@@ -30,7 +30,7 @@ _SAMPLE = 1 << 15  # documents on which starts are compared,
 _SAMPLE_A_CLUSTER = 1 << 8  # or more, for many clusters
 _TOLERANCE = 1e-4  # a run ends when an iteration saves less than this share of the cost
 
-_Price = NDArray[np.int64] | None  # [K], of a balanced assignment
+_Price = NDArray[np.int64] | None  # [K], of an assignment that is balanced, or nearly
 _Assign = Callable[[Tensor, _Price], tuple[Tensor, _Price]]  # from the costs, and prices to begin with
 
 
@@ -69,7 +69,7 @@ def balanced_kmeans(
         vectors: [N, D].
         num_clusters: K.
         seed: of the k-means++ starts and of the sample.
-        max_iterations: Lloyd iterations at most; a run stops sooner when one saves next to nothing.
+        max_iterations: Lloyd iterations at most of a run, which stops sooner when one saves next to nothing.
         balanced: sizes differ by at most one; otherwise each document takes its nearest centroid.
         num_starts: runs from different starts; the one with the lowest cost is kept, or gone on from where
             there are more documents than a sample.
@@ -223,7 +223,7 @@ def _nearest(cost: Tensor, _: _Price) -> tuple[Tensor, _Price]:
 
 
 def _nearly(cost: Tensor, price: _Price) -> tuple[Tensor, _Price]:
-    """Nearly balanced, in a fraction of the time."""
+    """Nearly balanced."""
     cluster, price = nearly_balanced_assignment(cost, price)
     return _none_empty(cost, cluster), price
 

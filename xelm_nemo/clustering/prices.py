@@ -34,7 +34,7 @@ _APPROACH = (
     *(_Stage(512, eps, 0.002) for eps in (0.007, 0.002)),
 )
 _LAST = _Stage(None, 0.002, 0.0003)
-_NEAR = 30 * _LAST.tolerance  # shortest paths soon move as many
+_NEAR = 30 * _LAST.tolerance  # shortest paths move that many in little time
 _NOTHING = -80.0  # of a logarithm; exp is ten times slower on a CPU where its result is no normal number
 _MAX_STEPS, _MAX_HALVINGS = 12, 5
 _LONGEST = 100  # a step, in units of eps: where hardly anyone is undecided, Newton's goes far astray
@@ -71,25 +71,27 @@ def balancing_prices(cost: Tensor, price: NDArray[np.int64]) -> NDArray[np.int64
     num_documents, num_clusters = cost.shape
     if num_documents <= _FEW * num_clusters:
         return price
-    scale = _scale(cost[_some(cost, _FEW * num_clusters)])
+    scale = _scale(cost[_some_rows(cost, _FEW * num_clusters)])
     if scale < 1:  # all clusters are alike
         return price
     if price.any():
         near, excess = _maximise(cost, price, _LAST.eps * scale, _LAST.tolerance)
         if excess <= _NEAR:
             return near
+        price = np.zeros_like(price)  # the way from prices that are far off is longer
     for stage in (*_APPROACH, _LAST):
-        rows = cost if stage.rows is None else cost[_some(cost, stage.rows * num_clusters)]
+        rows = cost if stage.rows is None else cost[_some_rows(cost, stage.rows * num_clusters)]
         price, _ = _maximise(rows, price, stage.eps * scale, stage.tolerance)
     return price
 
 
 def _scale(cost: Tensor) -> float:
-    """What a cluster costs more than the best one, on average."""
-    return float((cost.double().mean(1) - cost.amin(1)).mean())
+    """What a cluster costs more than the best one, on average; counted in integers, as any threads do it."""
+    total = int(cost.sum(dtype=torch.int64)) - cost.shape[1] * int(cost.amin(1).sum(dtype=torch.int64))
+    return total / cost.numel()
 
 
-def _some(cost: Tensor, count: int) -> Tensor | slice:
+def _some_rows(cost: Tensor, count: int) -> Tensor | slice:
     """Which documents to look at."""
     if count >= len(cost):
         return slice(None)

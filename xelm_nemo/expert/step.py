@@ -75,7 +75,8 @@ def _forward_step(num_micro_batches: int, batches: Iterator[Batch], model: Any) 
 
 
 def _mean_loss(weight_B: torch.Tensor | None, loss_BS: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    # Every micro-batch has the same number of targets (no padding), so a mean of means is the mean.
+    # Every micro-batch has the same number of targets (no padding), so a mean of means is the mean; weights
+    # make up for sequences that are read once more.
     loss = loss_BS.float().mean() if weight_B is None else (loss_BS.float().mean(1) * weight_B).mean()
     return loss, loss.detach().clone()  # the schedule divides the first in place
 

@@ -99,8 +99,6 @@ def _evaluate(run: Run, folder: Path) -> None:
 
 def _score(run: Run) -> list[EvaluationResult]:
     """Evaluate in this process and the others that torchrun started, if any, one model each at a time."""
-    import torch.distributed as dist
-
     from xelm_nemo import device, parallel
     from xelm_nemo.ensemble.placement import Team
     from xelm_nemo.evaluation.evidence import Text
@@ -119,7 +117,7 @@ def _score(run: Run) -> list[EvaluationResult]:
             config=run.config.evaluation,
             folder=run.folder / "log_probs",
             device=device.device(),
-            team=Team(layout.dp_rank, layout.dp_size, layout.rank % tp == 0, dist.barrier),
+            team=Team(layout.dp_rank, layout.dp_size, layout.rank % tp == 0, parallel.barrier),
         )
 
 

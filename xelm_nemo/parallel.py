@@ -109,10 +109,8 @@ def _init_process_group(world_size: int, timeout_seconds: float) -> None:
     timeout = datetime.timedelta(seconds=timeout_seconds)
     backend = device.distributed_backend()
     # With a device_id here NCCL would connect each of Megatron's groups at once, also those of no use.
-    if world_size == 1:
-        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1, timeout=timeout)
-    else:
-        dist.init_process_group(backend, timeout=timeout)
+    alone: dict[str, Any] = {"store": HashStore(), "rank": 0, "world_size": 1} if world_size == 1 else {}
+    dist.init_process_group(backend, timeout=timeout, **alone)
     barrier()
 
 

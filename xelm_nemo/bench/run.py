@@ -14,8 +14,8 @@ import torch
 
 from xelm_nemo import device, parallel
 from xelm_nemo.bench.registry import Case, Provider, Request, Sizes, load
-from xelm_nemo.bench.timing import WARM_UPS, Row, peak_gib, summary, take_job, take_turn
-from xelm_nemo.errors import ConfigError, first_line
+from xelm_nemo.bench.timing import WARM_UPS, Row, failure, peak_gib, summary, take_job, take_turn
+from xelm_nemo.errors import ConfigError
 
 
 def run(request: Request) -> None:
@@ -79,7 +79,7 @@ def _first_run(case: Case, provider: Provider, inputs: Any, row: Row) -> Callabl
         if provider.facts is not None:
             row |= provider.facts(inputs)
     except Exception as error:  # whatever a peer may raise: the others are to be measured nonetheless
-        row["failed"] = f"{type(error).__name__}: {first_line(error):.100}"
+        row["failed"] = failure(error)
         step = None
     else:
         row["extra_gib"] = peak

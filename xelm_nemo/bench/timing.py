@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from xelm_nemo import device
+from xelm_nemo.errors import first_line
 
 WARM_UPS = 2
 TIMED_STEPS = 3
@@ -48,6 +49,11 @@ def take_turn(step: Callable[[], None]) -> Row:
 def take_job(step: Callable[[], None], clock: Callable[[], float] | None) -> Row:
     """Milliseconds of one step without warm-ups, by a clock of seconds; None: the wall's, work awaited."""
     return {"times_ms": [_milliseconds(_waited_for(step) if clock is None else step, clock)]}
+
+
+def failure(error: Exception) -> str:
+    """What a row says of a provider that could not run."""
+    return f"{type(error).__name__}: {first_line(error):.100}"
 
 
 def _waited_for(step: Callable[[], None]) -> Callable[[], None]:

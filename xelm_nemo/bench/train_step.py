@@ -28,9 +28,9 @@ from torch._C._distributed_c10d import TCPStore
 
 from xelm_nemo import device, parallel
 from xelm_nemo.bench.stock import stock_step
-from xelm_nemo.bench.timing import Row
+from xelm_nemo.bench.timing import Row, failure
 from xelm_nemo.config.compose import compose
-from xelm_nemo.errors import ConfigError, first_line
+from xelm_nemo.errors import ConfigError
 from xelm_nemo.expert.config import OptimConfig
 from xelm_nemo.expert.data import Batch
 from xelm_nemo.expert.optim import make_optimizer, wrap
@@ -199,7 +199,7 @@ def run(words: Sequence[str]) -> None:
         try:
             row = measure(setting, provider, request.steps)
         except Exception as error:  # whatever a peer may raise: the others are to be measured nonetheless
-            row = {"failed": f"{type(error).__name__}: {first_line(error):.100}"}
+            row = {"failed": failure(error)}
         gc.collect()
         device.release()
         if int(os.environ.get("RANK", 0)) == 0:

@@ -41,7 +41,7 @@ def balanced_assignment(
         [N] int64, the cluster of each document, and [K], prices at which each document is where cost + price
         is lowest, the clusters with one more being no cheaper than the others.
     """
-    price = balancing_prices(cost, np.zeros(cost.shape[1], np.int64) if price is None else price)
+    price = balancing_prices(cost, price)
     num_documents, num_clusters = cost.shape
     cluster, gap = _look(cost, price)
     for turn in count():
@@ -74,7 +74,7 @@ def nearly_balanced_assignment(
     Returns:
         [N] int64 and [K], as above; clusters have up to a twentieth more documents than their share.
     """
-    price = balancing_prices(cost, np.zeros(cost.shape[1], np.int64) if price is None else price)
+    price = balancing_prices(cost, price)
     cluster, _ = _look(cost, price)
     # Documents that are all alike want one cluster, however well the smoothed problem divides them.
     if _counts(cluster, cost.shape[1]).max() > _NEARLY * len(cost) / cost.shape[1]:

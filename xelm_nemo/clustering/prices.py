@@ -60,18 +60,20 @@ class _Smooth:
         return float(np.abs(self.excess).sum() / (2 * self.wanted.sum()))
 
 
-def balancing_prices(cost: Tensor, price: NDArray[np.int64]) -> NDArray[np.int64]:
+def balancing_prices(cost: Tensor, price: NDArray[np.int64] | None) -> NDArray[np.int64]:
     """[K] prices, none below 0, that are nearly right for balanced clusters; those given, for few documents.
 
     Args:
         cost: [N, K] int32.
-        price: [K], where to begin; from prices that are nearly right, such as those of the iteration before,
-            the last stage alone goes on.
+        price: [K], where to begin, None for zeros; from prices that are nearly right, such as those of the
+            iteration before, the last stage alone goes on.
     """
     num_documents, num_clusters = cost.shape
+    if price is None:
+        price = np.zeros(num_clusters, np.int64)
     if num_documents <= _FEW * num_clusters:
         return price
-    scale = _scale(cost[_some_rows(cost, _FEW * num_clusters)])
+    scale = _scale(_sample(cost, _FEW * num_clusters))
     if scale < 1:  # all clusters are alike
         return price
     if price.any():
@@ -80,7 +82,7 @@ def balancing_prices(cost: Tensor, price: NDArray[np.int64]) -> NDArray[np.int64
             return near
         price = np.zeros_like(price)  # the way from prices that are far off is longer
     for stage in (*_APPROACH, _LAST):
-        rows = cost if stage.rows is None else cost[_some_rows(cost, stage.rows * num_clusters)]
+        rows = cost if stage.rows is None else _sample(cost, stage.rows * num_clusters)
         price, _ = _maximise(rows, price, stage.eps * scale, stage.tolerance)
     return price
 
@@ -91,12 +93,11 @@ def _scale(cost: Tensor) -> float:
     return total / cost.numel()
 
 
-def _some_rows(cost: Tensor, count: int) -> Tensor | slice:
-    """Which documents to look at."""
+def _sample(cost: Tensor, count: int) -> Tensor:
     if count >= len(cost):
-        return slice(None)
+        return cost
     # Not every so many rows: corpora interleave their languages.
-    return (torch.arange(count, device=cost.device) * 2654435761) % len(cost)
+    return cost[(torch.arange(count, device=cost.device) * 2654435761) % len(cost)]
 
 
 def _maximise(
@@ -107,7 +108,7 @@ def _maximise(
     for _ in range(_MAX_STEPS):
         if here.misplaced <= tolerance:
             break
-        step = _newton_step(here, eps * here.excess)
+        step = _newton_step(here, eps)
         step *= min(1.0, _LONGEST * eps / max(np.abs(step).max(), 1.0))
         for _ in range(_MAX_HALVINGS):
             moved = price + np.rint(step).astype(np.int64)
@@ -139,10 +140,10 @@ def _smooth(cost: Tensor, price: NDArray[np.int64], eps: float) -> _Smooth:
     return _Smooth(value, sum(wanted).cpu().numpy(), sum(shared).cpu())
 
 
-def _newton_step(here: _Smooth, wanted: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Solve (diag(row sums of shared) - shared + ridge) x = wanted, the same whatever the threads."""
+def _newton_step(here: _Smooth, eps: float) -> NDArray[np.float64]:
+    """Solve (diag(row sums of shared) - shared + ridge) x = eps excess, the same whatever the threads."""
     ridge = 1e-4 * here.wanted.mean()
     matrix = torch.diag(here.shared.sum(1) + ridge) - here.shared
     with one_thread():
-        step: NDArray[np.float64] = torch.linalg.solve(matrix, torch.from_numpy(wanted)).numpy()
+        step: NDArray[np.float64] = torch.linalg.solve(matrix, torch.from_numpy(eps * here.excess)).numpy()
     return step

@@ -71,12 +71,10 @@ class Batches:
         rounded = -(-blocks // step) * step
         batches = list(self._micro_batches(self._valid, range(rounded)))
         if rounded > blocks:
-            counts = np.where(np.arange(rounded) < blocks, rounded / blocks, 0.0).astype(np.float32)
-            own = counts.reshape(-1, self._layout.dp_size, self._job.micro_batch_size)[
-                :, self._layout.dp_rank
-            ]
-            for batch, weight in zip(batches, own, strict=True):
-                batch["weight"] = torch.from_numpy(weight).to(device.device())
+            weight = np.where(np.arange(rounded) < blocks, rounded / blocks, 0.0).astype(np.float32)
+            by_rank = weight.reshape(-1, self._layout.dp_size, self._job.micro_batch_size)
+            for batch, own in zip(batches, by_rank[:, self._layout.dp_rank], strict=True):
+                batch["weight"] = torch.from_numpy(own).to(device.device())
         return batches
 
     def _shards(self, split: str) -> list[Path]:

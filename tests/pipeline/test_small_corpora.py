@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from tests.helpers.commands import SMALL, run_well
+from tests.helpers.commands import SMALL, refuse, run_well
+from xelm_nemo.checkpoint.facts import load_facts
 
 pytestmark = pytest.mark.slow
 
@@ -56,3 +57,20 @@ def test_cluster_without_validation_documents(tmp_path):
     job = folder / f"experts/round0/expert{without}"
     assert "valid_loss" not in (job / "metrics.jsonl").read_text()
     assert (job / "train.log").read_text().count("no validation document") == 1
+
+
+def test_seed_model_of_more_words_than_the_tokenizer(tmp_path, capsys):
+    rows = [{"text": text, "lang": "en"} for text in (ENGLISH, JAPANESE) for _ in range(4)]
+    settings = ["seed_model.vocab_size=3000", "tokenizer.vocab_size=400"]
+    folder, perplexity = evaluate(tmp_path, {"train": rows, "valid": rows, "test": rows}, *settings)
+    assert perplexity["ensemble"] < 3000
+    ids = json.loads((folder / "tokens/counts.json").read_text())["vocab_size"]
+    assert 20 < ids <= 400
+    assert load_facts(folder / "experts/round0/expert0/model").vocab_size == 3000
+    given = [
+        f"corpus.path={tmp_path / 'corpus'}",
+        f"tokenizer.path={folder / 'tokenizer'}",
+        f"output={tmp_path / 'b'}",
+    ]
+    line = refuse(capsys, *SMALL, *given, "seed_model.vocab_size=20", verb="branch")
+    assert f"seed_model.vocab_size=20 is less than the {ids} ids" in line

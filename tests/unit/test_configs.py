@@ -173,6 +173,7 @@ def test_rate_that_is_no_finite_number_is_refused(value):
         ("evaluation.rules=[]", "evaluation.rules=[] must be some of"),
         ("training.train_clusters=[1,1]", "has a cluster twice"),
         ("corpus.test_split=exam", "use ['train', 'valid', 'test']"),
+        ("seed_model.vocab_size=100", "seed_model.vocab_size=100 is less than tokenizer.vocab_size=4096"),
     ],
 )
 def test_value_that_cannot_work_is_refused(setting, said):

@@ -12,4 +12,5 @@ class SeedModelConfig:
     train_iters: int = 0  # a random seed model first trains on all clusters for this long
     lr: float | None = None  # None: as the experts
     seed: int = 1234
+    vocab_size: int | None = None  # of a random one, at least as many as ids; None: the tokenizer's
     threads: int = 1  # CPU threads of its training, which nothing runs beside

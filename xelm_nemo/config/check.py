@@ -83,6 +83,9 @@ def _seed_model(config: RunConfig) -> list[str]:
             "tokenizer.path is not set, and a metaseq checkpoint brings no tokenizer; give the Hugging Face "
             "folder or hub id of the model's own, such as facebook/xglm-564M or facebook/opt-125m"
         )
+    ids, rows = config.tokenizer.vocab_size, config.seed_model.vocab_size
+    if source == "random" and config.tokenizer.path is None and rows is not None and rows < ids:
+        problems.append(f"seed_model.vocab_size={rows} is less than tokenizer.vocab_size={ids}")
     return problems
 
 

@@ -28,6 +28,7 @@ AT_LEAST = {
     "model.word_embed_proj_dim": 1,
     "seed_model.train_iters": 0,
     "seed_model.threads": 1,
+    "seed_model.vocab_size": 1,
     "parallel.tensor_model_parallel_size": 1,
     "parallel.pipeline_model_parallel_size": 1,
     "parallel.data_parallel_size": 1,

@@ -11,7 +11,7 @@ from xelm_nemo.checkpoint.facts import load_facts
 from xelm_nemo.config.check import check_sizes
 from xelm_nemo.config.compose import compose
 from xelm_nemo.corpus.tokenizer import check_special_ids, has_tokenizer, load_tokenizer
-from xelm_nemo.errors import ArtifactError
+from xelm_nemo.errors import ArtifactError, ConfigError
 from xelm_nemo.files import remove
 from xelm_nemo.model.config import ParallelConfig, recorded_settings
 from xelm_nemo.stages.jobs import seed_job, train_all
@@ -26,6 +26,8 @@ def _init_recipe(run: Run) -> Recipe:
     if seed_model.source == "random":
         shape, dtype = recorded_settings(run.config.model), run.config.precision.params_dtype
         settings = {"shape": shape, "seed": seed_model.seed, "dtype": dtype}
+        if seed_model.vocab_size is not None:  # unsaid, as in all models made before there was a choice
+            settings["vocab_size"] = seed_model.vocab_size
         return Recipe("model", settings, {"tokenizer": run.tokenizer})
     source, tokenizer = Path(str(seed_model.path)), run.config.tokenizer.path
     inputs = {"source": source} if source.exists() else {}
@@ -113,12 +115,23 @@ def _initialise(run: Run, folder: Path, recipe: Recipe) -> None:
     from xelm_nemo.checkpoint.lazy import DTYPES
     from xelm_nemo.model.gpt import build_model
 
-    vocab_size, dtype = len(load_tokenizer(run.tokenizer)), run.config.precision.params_dtype
+    vocab_size, dtype = _vocab_size(run), run.config.precision.params_dtype
     with parallel.model_parallel(seed=run.config.seed_model.seed, alone=True):
         shape = run.config.model
         model = build_model(shape, ParallelConfig(), vocab_size=vocab_size, dtype=DTYPES[dtype])
         facts = ModelFacts(shape, vocab_size, dtype, str(run.tokenizer), name="seed_model")
         store.save_model(folder, model, facts, recipe)
+
+
+def _vocab_size(run: Run) -> int:
+    """Words of a random seed model: as many as it is to have, and the tokenizer's at least."""
+    ids, wanted = len(load_tokenizer(run.tokenizer)), run.config.seed_model.vocab_size
+    if wanted is not None and wanted < ids:
+        raise ConfigError(
+            f"seed_model.vocab_size={wanted} is less than the {ids} ids of {run.tokenizer}; use at least "
+            f"{ids}, or null."
+        )
+    return wanted or ids
 
 
 BRANCH = Stage("branch", _recipes, _make)

@@ -96,6 +96,14 @@ class Agreement:
             self._pending = (work, said)
         return agreed
 
+    def all(self, mine: bool) -> bool:
+        """Whether all ranks say True, which each waits to hear. All ranks call it."""
+        if self._group is None:
+            return mine
+        said = torch.tensor([int(mine)], dtype=torch.int32)
+        dist.all_reduce(said, dist.ReduceOp.MIN, group=self._group)
+        return bool(said.item())
+
     def settle(self) -> bool:
         """The answer to the last call, which no rank may leave unheard."""
         if self._pending is None:

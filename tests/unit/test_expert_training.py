@@ -93,7 +93,7 @@ def test_tokenizer_with_fewer_ids_than_the_model_has_weights_trains(workshop):
 
 @pytest.mark.parametrize("loss, grad_norm", [(1.0, math.nan), (1.0, math.inf), (math.nan, 1.0)])
 def test_what_is_not_finite_on_the_last_step_is_not_stored(workshop, monkeypatch, loss, grad_norm):
-    monkeypatch.setattr(loop, "train_step", lambda *_: (torch.tensor(loss), grad_norm))
+    monkeypatch.setattr(loop, "train_step", lambda *_, **__: (torch.tensor(loss), grad_norm))
     folder = workshop.job("expert0", SHAPE)
     with pytest.raises(
         TrainingError, match=r"expert0: the (loss|gradient norm) is (nan|inf) at iteration 1;"
@@ -104,7 +104,7 @@ def test_what_is_not_finite_on_the_last_step_is_not_stored(workshop, monkeypatch
 
 
 def test_gradient_that_is_not_finite_between_two_lines_of_log_stops_at_once(workshop, monkeypatch):
-    monkeypatch.setattr(loop, "train_step", lambda *_: (torch.tensor(1.0), math.nan))
+    monkeypatch.setattr(loop, "train_step", lambda *_, **__: (torch.tensor(1.0), math.nan))
     folder = workshop.job("expert0", SHAPE, train_iters=100, log_interval=50, save_interval=50)
     with pytest.raises(TrainingError, match="at iteration 1;"):
         train(folder)

@@ -11,15 +11,16 @@ import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.core import CheckpointingException
-from torch.distributed.checkpoint.api import CheckpointException
 
 from xelm_nemo import artifacts, parallel
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.checkpoint import writer
 from xelm_nemo.checkpoint.distributed import KEY_PREFIX
 from xelm_nemo.checkpoint.facts import WEIGHTS, ModelFacts, load_facts, write_facts
+from xelm_nemo.checkpoint.host_memory import HostMemory
 from xelm_nemo.checkpoint.lazy import DTYPES
 from xelm_nemo.checkpoint.pickles import check_pickles
+from xelm_nemo.checkpoint.saving import Save, room_on_disk
 from xelm_nemo.errors import CheckpointError, first_line
 from xelm_nemo.files import atomic_folder, remove
 from xelm_nemo.model.config import NO_FP8, FP8Config, ModelConfig, ParallelConfig
@@ -27,6 +28,8 @@ from xelm_nemo.model.gpt import DecoderModel, build_model
 
 # The one format that Megatron does not call deprecated and that any layout can load.
 _OPTIMIZER_FORMAT = {"distrib_optim_sharding_type": "fully_reshardable"}
+_STATE_BYTES = 12  # a parameter: itself and Adam's two means in float32
+_SLACK = 1 << 14  # bytes a parameter: four tensors, each from a round address on
 _ITERATION_FOLDER = re.compile(r"iter_(\d+)")
 
 writer.use_threads()
@@ -111,18 +114,29 @@ def _weights(model: DecoderModel) -> dict[str, Any]:
 
 
 class Checkpoints:
-    """The training states of one run, `<folder>/iter_<n>`: the newest `keep` of them."""
+    """The training states of one run, `<folder>/iter_<n>`: the newest `keep` of them.
 
-    def __init__(self, folder: Path, *, keep: int) -> None:
-        """Look at a folder, which need not exist yet."""
-        self._folder, self._keep = folder, keep
+    A state is saved while training goes on: `begin` returns once the copy to the host's memory has begun, and
+    `go_on` does, between steps, what is due.
+    """
+
+    def __init__(self, folder: Path, agreement: parallel.Agreement, *, keep: int) -> None:
+        """Look at a folder, which need not exist yet. All ranks call every method that saves."""
+        self._folder, self._agreement, self._keep = folder, agreement, keep
+        self._memory = HostMemory()
+        self._save: Save | None = None
 
     def iterations(self) -> list[int]:
         """The iterations that have a whole checkpoint, ascending."""
         matches = (_ITERATION_FOLDER.fullmatch(path.name) for path in self._folder.glob("iter_*"))
         return sorted(int(match[1]) for match in matches if match)
 
-    def save(
+    def expect(self, model: DecoderModel) -> None:
+        """Begin to make the memory ready that a copy will take, beside the first steps."""
+        sizes = [p.numel() * (p.element_size() + _STATE_BYTES) + _SLACK for p in model.parameters()]
+        self._memory.reserve(sum(sizes))
+
+    def begin(
         self,
         iteration: int,
         model: DecoderModel,
@@ -130,21 +144,50 @@ class Checkpoints:
         *,
         before_naming: Callable[[], None] = lambda: None,
     ) -> None:
-        """Write model and optimizer; older states beyond `keep` go afterwards. All ranks call it.
+        """Begin to save model and optimizer; they must not change before `wait_for_copy`.
 
         Args:
             iteration: of the state.
             model: with the optimizer, what is saved.
             optimizer: of the model.
-            before_naming: called on rank 0 when all is written.
+            before_naming: called on rank 0, in a thread, when all is written.
         """
-        recipe = Recipe("checkpoint", {"iteration": iteration})
-        with _collective_folder(self._path(iteration), recipe, before_naming) as part:
-            _save(self._state(model, optimizer, loading=False), part)
+        self.end()
+        recipe, folder = Recipe("checkpoint", {"iteration": iteration}), contextlib.ExitStack()
+        folder.callback(self._drop_older)
+        part = folder.enter_context(_named_folder(self._path(iteration), recipe, before_naming))
+        parallel.barrier()
+        state = self._state(model, optimizer, loading=False)
+        self._save = Save(state, part, folder, memory=self._memory, agreement=self._agreement)
+
+    def wait_for_copy(self) -> None:
+        """Have the device wait, from here on, for a copy that is being made."""
+        if self._save is not None:
+            self._save.wait_for_copy()
+
+    def go_on(self) -> None:
+        """Do what is due for the state that is being saved, if any, without waiting.
+
+        Raises:
+            CheckpointError: it could not be written; what was there before is whole.
+        """
+        if self._save is not None and self._save.has_ended():
+            self._save = None
+
+    def end(self) -> None:
+        """Wait until the state that is being saved, if any, is whole and has its name.
+
+        Raises:
+            CheckpointError: as `go_on`.
+        """
+        save, self._save = self._save, None
+        if save is not None:
+            save.end()
+
+    def _drop_older(self) -> None:
         if dist.get_rank() == 0:
             for old in self.iterations()[: -self._keep]:
                 remove(self._path(old))
-        parallel.barrier()
 
     def load_latest(self, model: DecoderModel, optimizer: Any) -> int:
         """Restore the newest state at any layout. Returns its iteration, 0 when there is none."""
@@ -171,14 +214,8 @@ class Checkpoints:
 
 
 def _save(sharded_state: dict[str, Any], folder: Path) -> None:
-    try:
+    with room_on_disk(folder):
         dist_checkpointing.save(sharded_state, str(folder))
-    except (CheckpointException, OSError) as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise CheckpointError(
-            f"{folder.parent} cannot be written ({reason}); what was there before is whole. "
-            "Make room and run again."
-        ) from error
 
 
 def _load(sharded_state: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -193,16 +230,22 @@ def _load(sharded_state: dict[str, Any], folder: Path) -> dict[str, Any]:
 @contextlib.contextmanager
 def _collective_folder(folder: Path, recipe: Recipe, before_naming: Callable[[], None]) -> Iterator[Path]:
     """Rank 0 makes the folder, all ranks fill it, rank 0 gives it its name once it is whole."""
-    part, stamp = folder.with_name(f".{folder.name}.part"), recipe.stamp()
-    if dist.get_rank() == 0:
-        artifacts.check_replaceable(folder, recipe.kind)
-    with contextlib.ExitStack() as stack:
-        if dist.get_rank() == 0:
-            stack.enter_context(atomic_folder(folder))
+    with _named_folder(folder, recipe, before_naming) as part:
         parallel.barrier()
         yield part
         parallel.barrier()
-        if dist.get_rank() == 0:
-            artifacts.write_manifest(part, stamp)
-            before_naming()
     parallel.barrier()
+
+
+@contextlib.contextmanager
+def _named_folder(folder: Path, recipe: Recipe, before_naming: Callable[[], None]) -> Iterator[Path]:
+    """What rank 0 does for a folder; other ranks only learn where to write."""
+    if dist.get_rank() != 0:
+        yield folder.with_name(f".{folder.name}.part")
+        return
+    stamp = recipe.stamp()
+    artifacts.check_replaceable(folder, recipe.kind)
+    with atomic_folder(folder) as part:
+        yield part
+        artifacts.write_manifest(part, stamp)
+        before_naming()

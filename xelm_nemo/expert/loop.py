@@ -77,11 +77,11 @@ class Trainer:
         self.model = wrap(self.core)
         self.optimizer = make_optimizer(job.optim, self.model)
         self.batches = Batches(job, layout)
-        self.checkpoints = store.Checkpoints(folder / CHECKPOINTS, keep=job.keep_last)
+        self.agreement = parallel.Agreement()
+        self.checkpoints = store.Checkpoints(folder / CHECKPOINTS, self.agreement, keep=job.keep_last)
         self.iteration = self.saved = self.checkpoints.load_latest(self.core, self.optimizer)
         self.loss = torch.zeros(())  # of the last step, on its device
         self.bad_steps = 0  # in a row
-        self.agreement = parallel.Agreement()
         self.screen = Screen(job, resume_at=self.iteration) if layout.rank == 0 else None
 
     def run(self) -> None:
@@ -91,34 +91,47 @@ class Trainer:
         if not self.batches.can_validate:
             log.info("%s: no validation document in its clusters, so it trains without validation", job.name)
         self.model.train()
+        self.checkpoints.expect(self.core)
         self.watch.at_step(self.iteration)
-        while self.iteration < job.train_iters:
-            if self.agreement.any(self.watch.stop()):
-                self._stop()
-            loss, grad_norm = self._step()
-            if not math.isfinite(grad_norm):
-                self._leave_out(grad_norm)
-                continue
-            self.bad_steps = 0
-            if self._due(job.log_interval):  # elsewhere the loss stays on its device: to look is to wait
-                self._check_finite("loss", float(loss))
-                self._show(loss=float(loss), grad_norm=grad_norm)
-            if self.batches.can_validate and self._due(job.eval_interval):
-                self._show(valid_loss=float(valid_loss(self.model, self.batches.valid())))
-            if self._due(job.save_interval):
-                self._save()
+        try:
+            while self.iteration < job.train_iters:
+                self._iterate()
+        except TrainingError:  # what is being saved is from before, and finite
+            self.checkpoints.end()
+            raise
         self.agreement.settle()
+        self.checkpoints.end()
         self._save_model()
+
+    def _iterate(self) -> None:
+        job = self.job
+        if self.agreement.any(self.watch.stop()):
+            self._stop()
+        loss, grad_norm = self._step()
+        self.checkpoints.go_on()
+        if not math.isfinite(grad_norm):
+            self._leave_out(grad_norm)
+            return
+        self.bad_steps = 0
+        if self._due(job.log_interval):  # elsewhere the loss stays on its device: to look is to wait
+            self._check_finite("loss", float(loss))
+            self._show(loss=float(loss), grad_norm=grad_norm)
+        if self.batches.can_validate and self._due(job.eval_interval):
+            self._show(valid_loss=float(valid_loss(self.model, self.batches.valid())))
+        # Beside the finished model, the last state is of use only if it stays.
+        if self._due(job.save_interval) and (job.keep_optimizer or self.iteration < job.train_iters):
+            self._save()
 
     def _stop(self) -> None:
         if self.saved < self.iteration:
             self._save()
+        self.checkpoints.end()
         raise Stopped(f"{self.job.name}: stopped at iteration {self.iteration}, which is saved")
 
     def _save(self) -> None:
         self._check_finite("loss", float(self.loss))
         gather_weights(self.model)
-        self.checkpoints.save(self.iteration, self.core, self.optimizer, before_naming=self.watch.insist)
+        self.checkpoints.begin(self.iteration, self.core, self.optimizer, before_naming=self.watch.insist)
         self.saved = self.iteration
 
     def _step(self) -> tuple[torch.Tensor, float]:
@@ -126,7 +139,13 @@ class Trainer:
         set_learning_rate(self.optimizer, learning_rate(job.optim, self.iteration, job.train_iters))
         seed_dropout(job.seed, self.iteration, self.layout)
         batches = self.batches.train(self.iteration)
-        loss, grad_norm = train_step(self.model, self.optimizer, batches, self.batches.micro_batches)
+        loss, grad_norm = train_step(
+            self.model,
+            self.optimizer,
+            batches,
+            self.batches.micro_batches,
+            before_update=self.checkpoints.wait_for_copy,
+        )
         self.iteration, self.loss = self.iteration + 1, loss
         self.watch.at_step(self.iteration)
         return loss, grad_norm

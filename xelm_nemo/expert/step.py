@@ -1,6 +1,6 @@
 """One optimizer step, through Megatron's schedules at any layout."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -19,9 +19,16 @@ from xelm_nemo.parallel import Layout
 
 
 def train_step(
-    model: Any, optimizer: Any, batches: Iterator[Batch], num_micro_batches: int
+    model: Any,
+    optimizer: Any,
+    batches: Iterator[Batch],
+    num_micro_batches: int,
+    *,
+    before_update: Callable[[], None] = lambda: None,
 ) -> tuple[torch.Tensor, float]:
     """Forward, backward and, if the gradient is finite, update.
+
+    `before_update` is called when weights and optimizer are about to change.
 
     Returns:
         The mean loss of the step in nats per token, a tensor on the device of every rank, and the norm
@@ -30,6 +37,7 @@ def train_step(
     model.zero_grad_buffer()
     optimizer.zero_grad()
     loss = _run(model, batches, num_micro_batches, forward_only=False)
+    before_update()
     return loss, update(optimizer)
 
 

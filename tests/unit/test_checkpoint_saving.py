@@ -1,0 +1,117 @@
+"""States are saved while training goes on: as they were when the save began, whole or not at all."""
+
+import io
+import math
+import threading
+
+import pytest
+import torch
+
+from tests.helpers.megatron_cpu import Workshop, checkpoint_tensors
+from tests.helpers.weights import assert_same_tensors
+from xelm_nemo.checkpoint import saving
+from xelm_nemo.checkpoint.host_memory import HostMemory
+from xelm_nemo.errors import CheckpointError, TrainingError
+from xelm_nemo.expert import loop, step
+from xelm_nemo.expert.job import TrainJob
+from xelm_nemo.model.config import ModelConfig
+
+SHAPE = ModelConfig(
+    num_layers=1, hidden_size=16, ffn_hidden_size=32, num_attention_heads=2, max_position_embeddings=32
+)
+LENGTH = {"train_iters": 7, "save_interval": 3, "keep_last": 9}
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory):
+    workshop = Workshop(tmp_path_factory.mktemp("saving"))
+    workshop.set_up(SHAPE)
+    return workshop
+
+
+@pytest.fixture(scope="module")
+def undisturbed(workshop):
+    folder = workshop.job("undisturbed", SHAPE, **LENGTH)
+    loop.train(TrainJob.load(folder))
+    return folder
+
+
+def saved(folder):
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+
+def test_training_goes_on_while_a_state_is_written_as_it_was(workshop, undisturbed, monkeypatch):
+    may_write, write = threading.Event(), saving.Save._write
+    monkeypatch.setattr(saving.Save, "_write", lambda *args: may_write.wait(60) and write(*args))
+    folder, during = workshop.job("slow_disk", SHAPE, **LENGTH), []
+
+    def at_step(iteration):
+        if iteration == 5:
+            during.extend(saved(folder))
+            may_write.set()
+
+    loop.train(TrainJob.load(folder), loop.Watch(at_step=at_step))
+    assert during == [".iter_0000003.part"]
+    assert saved(folder) == saved(undisturbed) == ["iter_0000003", "iter_0000006", "iter_0000007"]
+    for name in saved(folder):
+        assert_same_tensors(
+            *(checkpoint_tensors(place / "checkpoints" / name) for place in (folder, undisturbed))
+        )
+
+
+def test_full_disk_ends_the_run_and_leaves_what_is_whole(workshop, monkeypatch):
+    folder, written = workshop.job("full_disk", SHAPE, **LENGTH), []
+
+    def write(save, buckets, *, whole=saving.Save._write):
+        written.append(save)
+        if len(written) == 2:
+            raise OSError(28, "No space left on device")
+        whole(save, buckets)
+
+    monkeypatch.setattr(saving.Save, "_write", write)
+    with pytest.raises(CheckpointError, match=r"checkpoints cannot be written \(.*No space left on device\)"):
+        loop.train(TrainJob.load(folder))
+    assert saved(folder) == ["iter_0000003"]
+
+
+def test_state_that_is_being_written_when_training_fails_is_kept(workshop, monkeypatch):
+    folder, update, count = workshop.job("diverges", SHAPE, **LENGTH), step.update, []
+
+    def diverging(optimizer):
+        count.append(1)
+        return math.nan if len(count) == 4 else update(optimizer)
+
+    monkeypatch.setattr(step, "update", diverging)
+    with pytest.raises(TrainingError, match="the last checkpoint is whole"):
+        loop.train(TrainJob.load(folder))
+    assert saved(folder) == ["iter_0000003"]
+
+
+def test_last_state_is_not_written_where_it_would_not_stay(workshop):
+    folder = workshop.job("lean", SHAPE, **LENGTH, keep_optimizer=False)
+    loop.train(TrainJob.load(folder))
+    assert saved(folder) == ["iter_0000003", "iter_0000006"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.uint8])
+def test_host_memory_copies_every_shape(dtype):
+    memory = HostMemory()
+    for sizes in ([(3,), (2, 5), (), (0, 4)], [(700, 3), (1,)], [(2,)]):
+        tensors = [(torch.rand(size) * 99).to(dtype) for size in sizes]
+        copies, copied = memory.copy([*tensors, torch.rand(6, 4).t()])
+        copied.synchronize()
+        assert_same_tensors(dict(enumerate(tensors)), dict(enumerate(copies[:-1])))
+
+
+def test_copy_is_stored_without_its_neighbours():
+    copies, _ = HostMemory().copy([torch.zeros(10), torch.zeros(1000, 100)])
+    file = io.BytesIO()
+    torch.save(copies[0], file)
+    assert file.tell() < 5000
+
+
+def test_copies_do_not_follow_what_they_were_copied_from():
+    tensor = torch.ones(4)
+    (copy,), _ = HostMemory().copy([tensor])
+    tensor.zero_()
+    assert copy.tolist() == [1, 1, 1, 1]

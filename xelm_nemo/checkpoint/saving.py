@@ -1,0 +1,126 @@
+"""A training state on its way to the disk, while training goes on.
+
+The copy to the host's memory is made while the next step computes its gradient. Threads write it, and when
+all ranks have written, rank 0 hashes the files and gives their folder its name. What ranks have to say to
+each other they say in between, at the same step, in the thread that trains.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core import dist_checkpointing
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+
+from xelm_nemo.checkpoint.host_memory import HostMemory
+from xelm_nemo.errors import CheckpointError
+from xelm_nemo.parallel import Agreement
+
+
+@contextlib.contextmanager
+def room_on_disk(folder: Path) -> Iterator[None]:
+    """Say in one line that a checkpoint cannot be written.
+
+    Raises:
+        CheckpointError: the block failed at that.
+    """
+    try:
+        yield
+    except (CheckpointException, OSError) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise CheckpointError(
+            f"{folder.parent} cannot be written ({reason}); what was there before is whole. "
+            "Make room and run again."
+        ) from error
+
+
+class Save:
+    """One training state, from the copy to the name of its folder. All ranks call all methods."""
+
+    def __init__(
+        self,
+        state: dict[str, Any],
+        part: Path,
+        folder: contextlib.ExitStack,
+        *,
+        memory: HostMemory,
+        agreement: Agreement,
+    ) -> None:
+        """Begin. From here on the state must not change before `wait_for_copy` has been called.
+
+        Args:
+            state: sharded, as Megatron saves it.
+            part: where to write, a folder that is there and empty.
+            folder: is closed, in a thread, when all ranks have written, or left with the error.
+            memory: takes the copy, and no other one until the save has ended.
+            agreement: of all ranks.
+        """
+        self._part, self._folder, self._agreement = part, folder, agreement
+        with self._leaving_nothing_half():
+            self._request = dist_checkpointing.save(state, str(part), async_sharded_save=True)
+            # These tensors live as long as the request, and so until they are copied. A rank may have none.
+            buckets = self._request.async_fn_args[1] if self._request.async_fn_args else []
+            copies, self._copied = memory.copy([tensor for *_, (_, items) in buckets for _, tensor in items])
+        self._pool = ThreadPoolExecutor(1, "save")
+        self._written = self._pool.submit(self._write, _with_tensors(buckets, iter(copies)))
+        self._named: Future[None] | None = None
+
+    def wait_for_copy(self) -> None:
+        """Have the device make the copy before whatever it is told from now on."""
+        torch.cuda.current_stream().wait_event(self._copied)
+
+    def has_ended(self) -> bool:
+        """Do what is due now; whether the folder has its name.
+
+        Raises:
+            CheckpointError: a rank could not write; what was there before is whole.
+        """
+        with self._leaving_nothing_half():
+            if self._named is None:
+                if not self._agreement.all(self._written.done()):
+                    return False
+                self._written.result()
+                for finalize in self._request.finalize_fns:
+                    finalize()
+                self._named = self._pool.submit(self._folder.close)
+            if not self._agreement.all(self._named.done()):
+                return False
+            self._named.result()
+        self._pool.shutdown()
+        return True
+
+    def end(self) -> None:
+        """Wait until the folder has its name.
+
+        Raises:
+            CheckpointError: as `has_ended`.
+        """
+        while not self.has_ended():
+            wait([self._named or self._written])
+
+    def _write(self, buckets: list[Any]) -> None:
+        self._copied.synchronize()
+        if buckets:
+            rank, _, results = self._request.async_fn_args
+            self._request.async_fn(rank, buckets, results)
+
+    @contextlib.contextmanager
+    def _leaving_nothing_half(self) -> Iterator[None]:
+        try:
+            with room_on_disk(self._part):
+                yield
+        except BaseException as error:
+            self._folder.__exit__(type(error), error, error.__traceback__)
+            raise
+
+
+def _with_tensors(buckets: list[Any], tensors: Iterator[Tensor]) -> list[Any]:
+    """Megatron's buckets, (path, name, (bytes, tensors)), with other tensors of the same sizes."""
+    return [
+        (path, name, (texts, [(item, next(tensors)) for item, _ in items]))
+        for path, name, (texts, items) in buckets
+    ]

@@ -87,21 +87,32 @@ def distributed_backend() -> str:
     return "nccl" if has_cuda() else "gloo"
 
 
-def enter(*, local_rank: int = 0, threads: int = 1) -> None:
+def enter(*, local_rank: int = 0, threads: int = 1, deterministic: bool = False) -> None:
     """Prepare this process to run Megatron on its device; call it before a model is built.
 
     Args:
         local_rank: which CUDA device of the machine is this process's own.
         threads: CPU threads of one operation. The bits of a result depend on it.
+        deterministic: CUDA gives the same bits in every run, as a CPU does anyway.
     """
     global _entered
     torch.set_num_threads(threads)
     if has_cuda():
+        if deterministic:
+            _be_deterministic()
         torch.cuda.set_device(local_rank)
     elif not _entered:
         _stand_in_for_cuda()
         _CpuDevice().__enter__()  # type: ignore[no-untyped-call]
     _entered = True
+
+
+def _be_deterministic() -> None:
+    """Before the first product, for cuBLAS looks then, and Transformer Engine when it is imported."""
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    os.environ["NVTE_ALLOW_NONDETERMINISTIC_ALGO"] = "0"
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing here reads what it has not written
 
 
 def release() -> None:

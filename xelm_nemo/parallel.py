@@ -33,6 +33,7 @@ def model_parallel(
     pipeline_model_parallel_size: int = 1,
     seed: int = 1234,
     threads: int = 1,
+    deterministic: bool = False,
     alone: bool = False,
     timeout_seconds: float = 1800,
 ) -> Iterator[Layout]:
@@ -55,7 +56,7 @@ def model_parallel(
             f"do not fit into WORLD_SIZE={world_size}; start a multiple of {model_size} ranks."
         )
     local_rank = 0 if alone else int(os.environ.get("LOCAL_RANK", 0))
-    device.enter(local_rank=local_rank, threads=threads)
+    device.enter(local_rank=local_rank, threads=threads, deterministic=deterministic)
     _init_process_group(world_size, timeout_seconds)
     parallel_state.initialize_model_parallel(tensor_model_parallel_size, pipeline_model_parallel_size)
     model_parallel_cuda_manual_seed(seed, force_reset_rng=True)

@@ -2,17 +2,13 @@
 
 import dataclasses
 import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
 
 from tests.helpers import megatron_cpu
 from tests.helpers.megatron_cpu import Workshop, checkpoint_tensors, gradients, losses, moved, relative_errors
+from tests.helpers.workers import assert_killed_run_ends_as_an_undisturbed_one
 from xelm_nemo.expert.job import TrainJob
 from xelm_nemo.expert.loop import train
 from xelm_nemo.model.config import ModelConfig, ParallelConfig
@@ -20,7 +16,6 @@ from xelm_nemo.model.config import ModelConfig, ParallelConfig
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="compares CPU ranks; CUDA_VISIBLE_DEVICES= hides the GPUs from them"
 )
-ROOT = Path(__file__).resolve().parents[2]
 DROPOUT = ModelConfig(
     num_layers=2,
     hidden_size=32,
@@ -159,35 +154,7 @@ def test_tensor_parallel_ranks_drop_alike_only_where_they_hold_the_same(trained)
         assert 0.85 < (masks["divided"] != 0).float().mean() < 0.95
 
 
-def start_worker(folder):
-    """The product's own worker on a job, a world of its own."""
-    command = [sys.executable, "-m", "xelm_nemo.expert", folder]
-    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
-
-
-def kill_after(worker, checkpoint):
-    """SIGKILL to a worker and all it started, at once when a checkpoint has its name."""
-    while not checkpoint.exists():
-        assert worker.poll() is None, worker.communicate()[1]
-        time.sleep(0.001)
-    os.killpg(worker.pid, signal.SIGKILL)
-    worker.communicate()
-
-
 def test_killed_run_ends_with_the_bits_of_an_undisturbed_one(tmp_path):
     workshop = Workshop(tmp_path)
     workshop.set_up(DROPOUT)
-    settings = {"train_iters": 8, "save_interval": 2}
-    killed, whole = (workshop.job(name, DROPOUT, **settings) for name in ("killed", "whole"))
-    undisturbed, worker = start_worker(whole), start_worker(killed)
-    kill_after(worker, killed / "checkpoints/iter_0000004")
-    assert not (killed / "model").exists(), "it was to be killed before its end"
-    again = start_worker(killed)
-    for process in (undisturbed, again):
-        _, errors = process.communicate()
-        assert process.returncode == 0, errors
-    assert "from iteration 4 to 8" in errors
-    found, expected = (checkpoint_tensors(folder / "model/weights") for folder in (killed, whole))
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
-    assert losses(killed) == losses(whole)
+    assert_killed_run_ends_as_an_undisturbed_one(workshop, DROPOUT)

@@ -8,7 +8,8 @@ import torch
 import torch.distributed as dist
 
 from tests.helpers.megatron_cpu import Workshop, checkpoint_tensors, free_ports, losses, on_ranks
-from tests.parallel.test_layouts import DROPOUT, start_worker
+from tests.helpers.workers import start_worker
+from tests.parallel.test_layouts import DROPOUT
 from xelm_nemo.command import AGAIN
 from xelm_nemo.launch.state import read_state
 from xelm_nemo.parallel import Agreement

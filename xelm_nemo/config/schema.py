@@ -30,6 +30,7 @@ FREE_KEYS = (
     "dense.enabled",
     "training.train_clusters",
     "training.skip_bad_steps",
+    "training.deterministic",
     "training.log_interval",
     "training.save_interval",
     "training.eval_interval",

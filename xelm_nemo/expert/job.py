@@ -17,7 +17,7 @@ MODEL = "model"  # the finished model folder inside the job's folder
 
 # Places, layout and screens: what the trained weights do not depend on.
 _NOT_IDENTITY = {
-    *("folder", "init", "tokens", "tokenizer", "parallel", "threads"),
+    *("folder", "init", "tokens", "tokenizer", "parallel", "threads", "deterministic"),
     *("log_interval", "save_interval", "eval_interval", "eval_sequences", "stop_signals"),
     *("keep_last", "keep_optimizer", "skip_bad_steps"),
 }
@@ -50,6 +50,7 @@ class TrainJob:
     skip_bad_steps: int = 0  # in a row, of a gradient that is no number
     keep_last: int = 2  # checkpoints
     keep_optimizer: bool = True  # checkpoints stay when the model is finished
+    deterministic: bool = False
     threads: int = 1
     stop_signals: Sequence[str] = signals.DEFAULT  # save and end on these, to go on when started again
 

@@ -60,6 +60,7 @@ def train(job: TrainJob, watch: Watch = Watch()) -> None:
         pipeline_model_parallel_size=sizes.pipeline_model_parallel_size,
         seed=job.seed,
         threads=job.threads,
+        deterministic=job.deterministic,
     ) as layout:
         Trainer(job, layout, watch).run()
 

@@ -75,6 +75,7 @@ def expert_job(run: Run, cluster: int) -> TrainJob:
         skip_bad_steps=training.skip_bad_steps,
         keep_last=config.checkpoint.keep_last,
         keep_optimizer=config.checkpoint.keep_optimizer,
+        deterministic=training.deterministic,
         threads=config.launch.threads,
         stop_signals=config.launch.stop_signals,
     )

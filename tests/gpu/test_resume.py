@@ -1,0 +1,20 @@
+"""A run on a GPU that is killed and started again: the bits of one that was not, in deterministic mode."""
+
+import pytest
+
+from tests.helpers.megatron_cpu import Workshop
+from tests.helpers.workers import assert_killed_run_ends_as_an_undisturbed_one
+from xelm_nemo.model.config import FP8Config, ModelConfig
+
+pytestmark = pytest.mark.gpu
+SHAPE = ModelConfig(
+    num_layers=3, hidden_size=256, ffn_hidden_size=1024, num_attention_heads=4, max_position_embeddings=64
+)
+
+
+@pytest.mark.parametrize("fp8", [FP8Config(), FP8Config(recipe="delayed", head=True)], ids=["bf16", "fp8"])
+def test_killed_run_ends_with_the_bits_of_an_undisturbed_one(tmp_path, fp8):
+    assert SHAPE.hidden_dropout > 0 and SHAPE.attention_dropout > 0
+    workshop = Workshop(tmp_path)
+    workshop.set_up(SHAPE)
+    assert_killed_run_ends_as_an_undisturbed_one(workshop, SHAPE, dtype="bf16", fp8=fp8, deterministic=True)

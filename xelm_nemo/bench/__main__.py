@@ -2,6 +2,7 @@
 
 python -m xelm_nemo.bench CASE ... [rounds=5] [only=NAME,...] [json=FILE] [SIZE=VALUE,...]
 torchrun --nproc-per-node N -m xelm_nemo.bench train_step layouts=dp2,tp2_sp,pp2 [model=xglm_1_7b] ...
+python -m xelm_nemo.bench checkpoint output=DIR [model=xglm_1_7b] [precision=bf16] ...
 
 Cases and their sizes:
   linear_cross_entropy                     tokens, hidden, vocab
@@ -31,6 +32,10 @@ def main() -> None:
         from xelm_nemo.bench.train_step import run as run_steps
 
         run_steps(sys.argv[2:])
+    elif sys.argv[1] == "checkpoint":
+        from xelm_nemo.bench.checkpoint import run as run_checkpoints
+
+        run_checkpoints(sys.argv[2:])
     else:
         run(parse(sys.argv[1:]))
 

@@ -9,14 +9,10 @@ FP8. TFLOP/s count what a step cannot do without: 6 operations a weight and toke
 causal attention at half; recomputation is not counted.
 """
 
-import dataclasses
 import gc
-import json
-import math
 import os
 import socket
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,46 +23,18 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import TCPStore
 
 from xelm_nemo import device, parallel
+from xelm_nemo.bench.setting import JobRequest, Setting, parse, settings, show
 from xelm_nemo.bench.stock import stock_step
 from xelm_nemo.bench.timing import Row, failure
-from xelm_nemo.config.compose import compose
 from xelm_nemo.errors import ConfigError
 from xelm_nemo.expert.config import OptimConfig
 from xelm_nemo.expert.data import Batch
 from xelm_nemo.expert.optim import make_optimizer, wrap
 from xelm_nemo.expert.step import train_step
-from xelm_nemo.model.config import FP8Config, ModelConfig, ParallelConfig, layout_problems
 from xelm_nemo.model.gpt import build_model
 
 WARM_UPS = 2
 Step = Callable[[], float]  # does one step; gives its loss
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One table row's work."""
-
-    shape: ModelConfig
-    layout: ParallelConfig
-    fp8: FP8Config
-    vocab_size: int
-    seq_length: int
-    micro_batch_size: int
-    num_micro_batches: int
-
-    @property
-    def tokens(self) -> int:
-        """Target tokens of a step, on all ranks."""
-        sequences = self.micro_batch_size * self.num_micro_batches * self.layout.data_parallel_size
-        return sequences * self.seq_length
-
-    @property
-    def flops(self) -> float:
-        """Operations that a step cannot do without, on all ranks."""
-        shape, S = self.shape, self.seq_length
-        layer = 4 * shape.hidden_size**2 + 2 * shape.hidden_size * shape.ffn_hidden_size
-        weights = shape.num_layers * layer + self.vocab_size * shape.hidden_size
-        return 6.0 * self.tokens * (weights + shape.num_layers * S * shape.hidden_size)
 
 
 def measure(setting: Setting, name: str, steps: int) -> Row:
@@ -118,18 +86,16 @@ def _row(setting: Setting, seconds: float, gpus: int) -> Row:
     }
 
 
+def our_model(setting: Setting) -> tuple[Any, Any]:
+    """An expert and its optimizer, as it is trained."""
+    sizes: dict[str, Any] = {"vocab_size": setting.vocab_size, "dtype": torch.bfloat16, "fp8": setting.fp8}
+    model = wrap(build_model(setting.shape, setting.layout, **sizes))
+    return model, make_optimizer(OptimConfig(), model)
+
+
 def _ours(setting: Setting, tokens: torch.Tensor) -> Step:
     """The training step of the experts."""
-    model = wrap(
-        build_model(
-            setting.shape,
-            setting.layout,
-            vocab_size=setting.vocab_size,
-            dtype=torch.bfloat16,
-            fp8=setting.fp8,
-        )
-    )
-    optimizer = make_optimizer(OptimConfig(), model)
+    model, optimizer = our_model(setting)
     batch = {"tokens": tokens[:, :-1].contiguous(), "labels": tokens[:, 1:].contiguous()}
     model.train()
 
@@ -165,22 +131,11 @@ PROVIDERS: dict[str, Callable[[Setting, torch.Tensor], Step]] = {
 # --- The command line ------------------------------------------------------------------------------
 
 
-@dataclass
-class Request:
+@dataclass(frozen=True)
+class Request(JobRequest):
     """What the command line asks for."""
 
-    model: str = "xglm_1_7b"
-    layouts: str = ""  # such as dp4,tp2_sp,tp2_pp2_sp; what is left of the world is data parallel
-    precision: str = "bf16"
     providers: str = "stock,ours"
-    vocab_size: int = 256_008
-    seq_length: int = 2048
-    micro_batch_size: int = 4
-    num_micro_batches: int = 4
-    dropout: float = 0.0
-    steps: int = 5
-    rounds: int = 1
-    json: str = ""
 
 
 def run(words: Sequence[str]) -> None:
@@ -189,10 +144,12 @@ def run(words: Sequence[str]) -> None:
     Raises:
         ConfigError: a word that means nothing, or a layout that the model or the world does not have.
     """
-    request, world = _parse(words), int(os.environ.get("WORLD_SIZE", 1))
-    settings = list(_settings(request, world))
+    request, world = parse(words, Request()), int(os.environ.get("WORLD_SIZE", 1))
+    if unknown := set(request.providers.split(",")) - set(PROVIDERS):
+        raise ConfigError(f"providers={request.providers!r} has {sorted(unknown)}; use {list(PROVIDERS)}.")
+    jobs = list(settings(request, world))
     ports = _Ports() if world > 1 else None
-    turns = [(s, p) for _ in range(request.rounds) for s in settings for p in request.providers.split(",")]
+    turns = [(s, p) for _ in range(request.rounds) for s in jobs for p in request.providers.split(",")]
     for (names, setting), provider in turns:
         if ports is not None:
             os.environ["MASTER_PORT"] = str(ports.agree())
@@ -203,7 +160,7 @@ def run(words: Sequence[str]) -> None:
         gc.collect()
         device.release()
         if int(os.environ.get("RANK", 0)) == 0:
-            _show({**names, "provider": provider, **row}, request.json)
+            show({**names, "provider": provider, **row}, request.json)
 
 
 class _Ports:
@@ -224,59 +181,3 @@ class _Ports:
                 probe.bind(("", 0))
                 self._store.set(key, str(probe.getsockname()[1]))
         return int(self._store.get(key))
-
-
-def _show(row: Row, file: str) -> None:
-    line = json.dumps(row) + "\n"
-    sys.stdout.write(line)
-    sys.stdout.flush()
-    if file:
-        with open(file, "a", encoding="utf-8") as lines:
-            lines.write(line)
-
-
-def _parse(words: Sequence[str]) -> Request:
-    values: dict[str, Any] = {}
-    kinds = {key: type(value) for key, value in dataclasses.asdict(Request()).items()}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals or key not in kinds:
-            raise ConfigError(f"{word!r} means nothing here; write key=value with one of {sorted(kinds)}.")
-        try:
-            values[key] = kinds[key](value)
-        except ValueError:
-            raise ConfigError(f"{word!r}: {key} takes a number.") from None
-    request = Request(**values)
-    if unknown := set(request.providers.split(",")) - set(PROVIDERS):
-        raise ConfigError(f"providers={request.providers!r} has {sorted(unknown)}; use {list(PROVIDERS)}.")
-    return request
-
-
-def _settings(request: Request, world: int) -> Iterator[tuple[Row, Setting]]:
-    dropout = {"hidden_dropout": request.dropout, "attention_dropout": request.dropout}
-    keys = ("vocab_size", "seq_length", "micro_batch_size", "num_micro_batches")
-    sizes = {key: getattr(request, key) for key in keys}
-    for precision in request.precision.split(","):
-        choices = [f"model={request.model}", f"precision={precision}", "corpus=udhr", "seed_model=random"]
-        config = compose(choices)
-        shape, fp8 = dataclasses.replace(config.model, **dropout), config.precision.fp8
-        for words in request.layouts.split(","):
-            layout = _layout(words, world)
-            if problems := layout_problems(shape, layout):
-                raise ConfigError("; ".join(problems) + ".")
-            names = {"model": request.model, "layout": words or "dp1", "gpus": world, "precision": precision}
-            yield names | sizes, Setting(shape, layout, fp8, **sizes)
-
-
-def _layout(words: str, world: int) -> ParallelConfig:
-    sizes = {"tp": 1, "pp": 1, "dp": 0, "sp": 0}
-    for part in filter(None, words.split("_")):
-        name, number = part.rstrip("0123456789"), part.lstrip("abcdefghijklmnopqrstuvwxyz")
-        if name not in sizes or (name == "sp") != (number == ""):
-            raise ConfigError(f"layouts={words!r}: write such as dp4, tp2_sp or tp2_pp2_sp.")
-        sizes[name] = int(number or 1)
-    model = sizes["tp"] * sizes["pp"]
-    dp = sizes["dp"] or math.ceil(world / model)
-    if model * dp != world:
-        raise ConfigError(f"layouts={words!r} is for {model * dp} ranks; start that many with torchrun.")
-    return ParallelConfig(sizes["tp"], sizes["pp"], dp, bool(sizes["sp"]))

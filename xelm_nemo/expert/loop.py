@@ -1,5 +1,6 @@
 """The training loop of one model, expert or dense."""
 
+import gc
 import logging
 import math
 from collections.abc import Callable
@@ -94,12 +95,16 @@ class Trainer:
         self.model.train()
         self.checkpoints.expect(self.core)
         self.watch.at_step(self.iteration)
+        gc.collect()
+        gc.freeze()  # else saves, and steps now and then, look through all of Python's objects for garbage
         try:
             while self.iteration < job.train_iters:
                 self._iterate()
         except TrainingError:  # what is being saved is from before, and finite
             self.checkpoints.end()
             raise
+        finally:
+            gc.unfreeze()
         self.agreement.settle()
         self.checkpoints.end()
         self._save_model()

@@ -1,0 +1,170 @@
+"""How long training stands still for a checkpoint, and how long until the checkpoint is whole.
+
+python -m xelm_nemo.bench checkpoint output=/data/scratch model=xglm_1_7b micro_batch_size=8 rounds=3
+
+`ours` is timed as the training loop saves: what a step with a save takes longer than the median step without.
+`megatron` is what Megatron does in its place, the state brought to the host and written: `stall` is all of
+it, as in its synchronous saves, and `stall_async` what a write in another process would leave of it. Our
+threads write the files of both. The floor is the copy of the same bytes to page-locked memory. Seconds.
+"""
+
+import contextlib
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core import dist_checkpointing
+
+from xelm_nemo import device, parallel
+from xelm_nemo.bench.setting import JobRequest, Setting, parse, settings, show
+from xelm_nemo.bench.timing import Row
+from xelm_nemo.bench.train_step import WARM_UPS, our_model
+from xelm_nemo.checkpoint.host_memory import HostMemory
+from xelm_nemo.checkpoint.store import Checkpoints
+from xelm_nemo.errors import ConfigError
+from xelm_nemo.expert.step import train_step
+from xelm_nemo.files import remove, size_of
+
+# Methods of Megatron's optimizer that ours stand before.
+REPLACED = ("sharded_param_state_fully_reshardable", "get_parameter_state_dp_zero")
+
+
+@dataclass(frozen=True)
+class Request(JobRequest):
+    """What the command line asks for."""
+
+    output: str = ""  # a folder on the disk to measure; what is written there is removed
+
+
+def run(words: Sequence[str]) -> None:
+    """Measure what `key=value` words ask for, and print a JSON object a row.
+
+    Raises:
+        ConfigError: a word that means nothing, or no folder to write to.
+    """
+    request = parse(words, Request())
+    if not request.output:
+        raise ConfigError("output is not set; give a folder on the disk to measure, as output=DIR.")
+    folder = Path(request.output) / "xelm_nemo_bench_checkpoint"
+    for names, setting in settings(request, 1):
+        try:
+            with parallel.model_parallel(threads=device.cores()):
+                for row in _Job(setting, request.steps, folder).rows(request.rounds):
+                    show(names | row, request.json)
+        finally:
+            remove(folder)
+
+
+class _Job:
+    """A model in training, and the folder that its checkpoints go to."""
+
+    def __init__(self, setting: Setting, steps: int, folder: Path) -> None:
+        self._setting, self._folder = setting, folder
+        self._model, self._optimizer = our_model(setting)
+        self._core = (
+            self._model.module.module if hasattr(self._model.module, "module") else self._model.module
+        )
+        tokens = torch.randint(setting.vocab_size, (setting.micro_batch_size, setting.seq_length + 1))
+        tokens = tokens.to(device.device())
+        self._batch = {"tokens": tokens[:, :-1].contiguous(), "labels": tokens[:, 1:].contiguous()}
+        self._checkpoints = Checkpoints(folder, parallel.Agreement(), keep=1)
+        self._checkpoints.expect(self._core)
+        self._model.train()
+        for _ in range(WARM_UPS):
+            self._step()
+        self._seconds = statistics.median(_timed(self._step) for _ in range(steps))
+
+    def rows(self, rounds: int) -> Iterator[Row]:
+        """A row a provider and round, in turn."""
+        for turn in range(rounds):
+            for name, measure in (("megatron", self._megatron), ("ours", self._ours)):
+                row = measure(turn + 1)
+                row |= {"floor": self._floor(), "step": self._seconds}
+                row |= {"stall_by_floor": row["stall"] / row["floor"]}
+                yield {"provider": name, "round": turn + 1} | {key: round(row[key], 3) for key in row}
+
+    def _step(self) -> None:
+        train_step(
+            self._model,
+            self._optimizer,
+            itertools.repeat(self._batch),
+            self._setting.num_micro_batches,
+            before_update=self._checkpoints.wait_for_copy,
+        )
+        self._checkpoints.go_on()
+
+    def _ours(self, iteration: int) -> Row:
+        start = time.perf_counter()
+        self._checkpoints.begin(iteration, self._core, self._optimizer)
+        begun = time.perf_counter() - start
+        first, others = _timed(self._step), []
+        while iteration not in self._checkpoints.iterations():
+            others.append(_timed(self._step))
+        whole = time.perf_counter() - start
+        self._checkpoints.end()
+        lost = sum(others) - len(others) * self._seconds
+        return {
+            "stall": begun + first - self._seconds,
+            "begin": begun,
+            "lost_while_writing": lost,
+            "steps_while_writing": len(others),
+            "whole": whole,
+            "gb": size_of(self._folder / f"iter_{iteration:07d}") / 1e9,
+        }
+
+    def _megatron(self, iteration: int) -> Row:
+        folder = self._folder / "megatron"
+        remove(folder)
+        folder.mkdir(parents=True)
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        with _without_ours(self._optimizer):
+            state = Checkpoints._state(self._core, self._optimizer, loading=False)
+        request = dist_checkpointing.save(state, str(folder), async_sharded_save=True)
+        buckets = request.preload_fn()
+        stall_async = time.perf_counter() - start
+        rank, _, results = request.async_fn_args
+        request.async_fn(rank, buckets, results)
+        for finalize in request.finalize_fns:
+            finalize()
+        stall, written = time.perf_counter() - start, size_of(folder)
+        remove(folder)
+        return {"stall": stall, "stall_async": stall_async, "whole": stall, "gb": written / 1e9}
+
+    def _floor(self) -> float:
+        """Seconds of the copy alone, of what both save."""
+        tensors = list(self._core.parameters())
+        for part in self._optimizer.chained_optimizers:
+            for state in part.optimizer.state.items():
+                tensors += [state[0], state[1]["exp_avg"], state[1]["exp_avg_sq"]]
+        memory: HostMemory = self._checkpoints._memory
+
+        def copy() -> None:
+            memory.copy(tensors)[1].synchronize()
+
+        return _timed(copy)
+
+
+def _timed(work: Callable[[], Any]) -> float:
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    work()
+    torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+@contextlib.contextmanager
+def _without_ours(optimizer: Any) -> Iterator[None]:
+    """Megatron's own way to the state."""
+    parts = optimizer.chained_optimizers
+    ours = [{name: part.__dict__.pop(name) for name in REPLACED} for part in parts]
+    try:
+        yield
+    finally:
+        for part, methods in zip(parts, ours, strict=True):
+            part.__dict__.update(methods)

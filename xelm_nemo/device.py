@@ -124,13 +124,14 @@ def release() -> None:
 def page_lock(memory: torch.Tensor) -> None:
     """Keep a CPU tensor's pages where they are, so that the CUDA device reads and writes them by itself.
 
-    Where the system refuses, everything works as before and copies are slower.
+    Where the system refuses, copies are slower. Call it in a thread of its own: CUDA would report the
+    refusal to whatever the thread does next.
     """
     torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.nbytes, 0)  # type: ignore[no-untyped-call]
 
 
 def page_unlock(memory: torch.Tensor) -> None:
-    """Take back `page_lock`; nothing happens to memory that is not locked."""
+    """Take back `page_lock`, in a thread of its own as there."""
     torch.cuda.cudart().cudaHostUnregister(memory.data_ptr())  # type: ignore[no-untyped-call]
 
 

@@ -9,7 +9,8 @@ import torch
 
 from tests.helpers.megatron_cpu import Workshop, checkpoint_tensors
 from tests.helpers.weights import assert_same_tensors
-from xelm_nemo.checkpoint import saving
+from xelm_nemo import device
+from xelm_nemo.checkpoint import host_memory, saving
 from xelm_nemo.checkpoint.host_memory import HostMemory
 from xelm_nemo.errors import CheckpointError, TrainingError
 from xelm_nemo.expert import loop, step
@@ -20,6 +21,11 @@ SHAPE = ModelConfig(
     num_layers=1, hidden_size=16, ffn_hidden_size=32, num_attention_heads=2, max_position_embeddings=32
 )
 LENGTH = {"train_iters": 7, "save_interval": 3, "keep_last": 9}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def on_this_device():
+    device.enter()
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +121,23 @@ def test_copies_do_not_follow_what_they_were_copied_from():
     (copy,), _ = HostMemory().copy([tensor])
     tensor.zero_()
     assert copy.tolist() == [1, 1, 1, 1]
+
+
+def test_pages_are_locked_once_and_unlocked_for_larger_ones(monkeypatch):
+    calls, main = [], threading.current_thread()
+    memory = HostMemory()
+    monkeypatch.setattr(host_memory.device, "has_cuda", lambda: True)
+    for name in ("page_lock", "page_unlock"):
+        # CUDA tells the thread of a call that failed about it at its next call, whatever that is.
+        def said(piece, *, name=name):
+            calls.append((name, piece.nbytes, threading.current_thread() is main))
+
+        monkeypatch.setattr(host_memory.device, name, said)
+    for size in (5_000, 4_000, 9_000):
+        memory.copy([torch.ones(size, dtype=torch.uint8)])
+    sizes = [5_120, 9_216]  # whole sectors
+    assert calls == [
+        ("page_lock", sizes[0], False),
+        ("page_unlock", sizes[0], False),
+        ("page_lock", sizes[1], False),
+    ]

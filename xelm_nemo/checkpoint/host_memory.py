@@ -25,6 +25,7 @@ class HostMemory:
     def __init__(self) -> None:
         """Takes no memory yet."""
         self._memory = mmap.mmap(-1, mmap.PAGESIZE)
+        self._locked: list[Tensor] = []
         self._getting_ready: threading.Thread | None = None
         self._stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
@@ -32,10 +33,10 @@ class HostMemory:
         """Begin to make room for copies of so many bytes in all, if there is not enough, and return."""
         self._wait()
         if num_bytes > len(self._memory):
-            _give_up(self._memory)
             self._memory = mmap.mmap(-1, num_bytes)
-            self._getting_ready = threading.Thread(target=_make_ready, args=[self._memory], daemon=True)
-            self._getting_ready.start()
+            if device.has_cuda():
+                self._getting_ready = threading.Thread(target=self._make_ready)
+                self._getting_ready.start()
 
     def copy(self, tensors: Sequence[Tensor]) -> tuple[list[Tensor], Any]:
         """Begin to copy tensors, as they are when what the device has been told so far is done.
@@ -70,25 +71,16 @@ class HostMemory:
             self._getting_ready.join()
             self._getting_ready = None
 
-
-def _make_ready(memory: mmap.mmap) -> None:
-    """Have the system give the pages, several at a time, and lock them for the GPU."""
-    if not device.has_cuda():
-        return
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(torch.Tensor.zero_, _pieces(memory)))
-    for piece in _pieces(memory):  # kernels may be launched in between
-        device.page_lock(piece)
-
-
-def _give_up(memory: mmap.mmap) -> None:
-    if device.has_cuda():
-        for piece in _pieces(memory):
-            device.page_unlock(piece)
-
-
-def _pieces(memory: mmap.mmap) -> list[Tensor]:
-    whole = torch.frombuffer(memory, dtype=torch.uint8)
-    return [whole[start : start + _PIECE] for start in range(0, len(whole), _PIECE)]
+    def _make_ready(self) -> None:
+        """Have the system give the pages, several at a time, and lock them for the GPU."""
+        while self._locked:
+            device.page_unlock(self._locked.pop())
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            self._memory.madvise(mmap.MADV_HUGEPAGE)
+        whole = torch.frombuffer(self._memory, dtype=torch.uint8)
+        pieces = [whole[start : start + _PIECE] for start in range(0, len(whole), _PIECE)]
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(torch.Tensor.zero_, pieces))
+        for piece in pieces:  # kernels may be launched in between
+            device.page_lock(piece)
+            self._locked.append(piece)

@@ -78,9 +78,7 @@ class HostMemory:
         if hasattr(mmap, "MADV_HUGEPAGE"):
             self._memory.madvise(mmap.MADV_HUGEPAGE)
         whole = torch.frombuffer(self._memory, dtype=torch.uint8)
-        pieces = [whole[start : start + _PIECE] for start in range(0, len(whole), _PIECE)]
         with ThreadPoolExecutor() as pool:
-            list(pool.map(torch.Tensor.zero_, pieces))
-        for piece in pieces:  # kernels may be launched in between
-            device.page_lock(piece)
-            self._locked.append(piece)
+            list(pool.map(torch.Tensor.zero_, torch.split(whole, _PIECE)))
+        device.page_lock(whole)  # in one piece: CUDA refuses a copy that goes from one into the next
+        self._locked.append(whole)

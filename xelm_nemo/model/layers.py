@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from xelm_nemo import device
+from xelm_nemo.model.fp8_state import use_plain_state
 
 NO_FP8_HERE = (
     "precision.fp8 needs a GPU of compute capability 8.9 or more and Transformer Engine; set precision=bf16"
@@ -55,6 +56,7 @@ def block_spec(config: Any, *, transformer_engine: bool, post_layernorm: bool = 
         layer, norm = gpt_layer_specs.get_gpt_layer_with_transformer_engine_spec(), TENorm
         _add_biases_in_products(layer.submodules)
         _split_without_copies()
+        use_plain_state()
     else:
         layer, norm = gpt_layer_specs.get_gpt_layer_local_spec(), LayerNorm
         layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = norm

@@ -175,3 +175,19 @@ def test_worker_that_explodes_says_so_in_one_line_and_keeps_the_last_checkpoint(
     assert not (folder / "model").exists()
     assert all(math.isfinite(value) for value in losses(folder).values())
     assert json.loads((folder / "metrics.jsonl").read_text())["iteration"] == 1
+
+
+def test_finding_scales_before_the_first_step_changes_no_bit(workshop, monkeypatch):
+    plain, other = (workshop.job(name, SHAPE, train_iters=2) for name in ("plain", "other"))
+    train(plain)
+    iterate = loop.Trainer._iterate
+
+    def after_finding_scales(trainer):
+        if trainer.iteration == 0:
+            step.find_scales(trainer.model, trainer.batches.train(0))
+        iterate(trainer)
+
+    monkeypatch.setattr(loop.Trainer, "_iterate", after_finding_scales)
+    train(other)
+    assert losses(other) == losses(plain)
+    assert_same_weights(other / "model", plain / "model")

@@ -20,7 +20,7 @@ from xelm_nemo.expert.data import Batches, check_vocabulary
 from xelm_nemo.expert.job import CHECKPOINTS, TrainJob
 from xelm_nemo.expert.optim import gather_weights, make_optimizer, set_learning_rate, wrap
 from xelm_nemo.expert.screen import Screen
-from xelm_nemo.expert.step import seed_dropout, train_step, valid_loss
+from xelm_nemo.expert.step import find_scales, seed_dropout, train_step, valid_loss
 from xelm_nemo.files import write_json
 from xelm_nemo.parallel import Layout
 
@@ -94,6 +94,9 @@ class Trainer:
             log.info("%s: no validation document in its clusters, so it trains without validation", job.name)
         self.model.train()
         self.checkpoints.expect(self.core)
+        if self.iteration == 0 and job.fp8.recipe == "delayed":
+            seed_dropout(job.seed, 0, self.layout)
+            find_scales(self.model, self.batches.train(0))
         self.watch.at_step(self.iteration)
         gc.collect()
         gc.freeze()  # else saves, and steps now and then, look through all of Python's objects for garbage

@@ -1,8 +1,8 @@
 """One optimizer step, through Megatron's schedules at any layout."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,15 @@ def train_step(
     return loss, update(optimizer)
 
 
+def find_scales(model: Any, batches: Iterator[Batch]) -> None:
+    """Forward and backward for nothing, from which delayed scaling learns how large tensors are.
+
+    It takes a tensor's scale from the steps before. Before the first there are none, all scales are 1, small
+    gradients become 0, and what is left of them would move every weight by the whole learning rate.
+    """
+    _run(model, itertools.repeat(next(batches)), 2, forward_only=False)
+
+
 def valid_loss(model: Any, batches: list[Batch]) -> torch.Tensor:
     """Mean loss in nats per token over the batches, without dropout."""
     model.eval()
@@ -63,7 +72,7 @@ def _run(model: Any, batches: Iterator[Batch], num_micro_batches: int, *, forwar
     batch_size, seq_length = first["tokens"].shape
     losses: list[torch.Tensor] = get_forward_backward_func()(
         forward_step_func=partial(_forward_step, num_micro_batches),
-        data_iterator=chain([first], batches),
+        data_iterator=itertools.chain([first], batches),
         model=[model],
         num_microbatches=num_micro_batches,
         seq_length=seq_length,

@@ -21,7 +21,14 @@ def test_both_save_the_same_bytes(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
-@pytest.mark.parametrize("words, said", [([], "output is not set"), (["rows=3"], "means nothing here")])
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ([], "output is not set"),
+        (["rows=3"], "means nothing here"),
+        (["output=x", "providers=theirs"], "use megatron,ours"),
+    ],
+)
 def test_words_that_mean_nothing_are_refused(words, said):
     with pytest.raises(ConfigError, match=said):
         run([*TINY, *words])

@@ -39,6 +39,7 @@ class Request(JobRequest):
     """What the command line asks for."""
 
     output: str = ""  # a folder on the disk to measure; what is written there is removed
+    providers: str = "megatron,ours"
 
 
 def run(words: Sequence[str]) -> None:
@@ -50,11 +51,13 @@ def run(words: Sequence[str]) -> None:
     request = parse(words, Request())
     if not request.output:
         raise ConfigError("output is not set; give a folder on the disk to measure, as output=DIR.")
+    if unknown := set(request.providers.split(",")) - {"megatron", "ours"}:
+        raise ConfigError(f"providers={request.providers!r} has {sorted(unknown)}; use megatron,ours.")
     folder = Path(request.output) / "xelm_nemo_bench_checkpoint"
     for names, setting in settings(request, 1):
         try:
             with parallel.model_parallel(threads=device.cores()):
-                for row in _Job(setting, request.steps, folder).rows(request.rounds):
+                for row in _Job(setting, request.steps, folder).rows(request.rounds, request.providers):
                     show(names | row, request.json)
         finally:
             remove(folder)
@@ -79,11 +82,12 @@ class _Job:
             self._step()
         self._seconds = statistics.median(_timed(self._step) for _ in range(steps))
 
-    def rows(self, rounds: int) -> Iterator[Row]:
+    def rows(self, rounds: int, providers: str) -> Iterator[Row]:
         """A row a provider and round, in turn."""
+        measures = {"megatron": self._megatron, "ours": self._ours}
         for turn in range(rounds):
-            for name, measure in (("megatron", self._megatron), ("ours", self._ours)):
-                row = measure(turn + 1)
+            for name in providers.split(","):
+                row = measures[name](turn + 1)
                 row |= {"floor": self._floor(), "step": self._seconds}
                 row |= {"stall_by_floor": row["stall"] / row["floor"]}
                 yield {"provider": name, "round": turn + 1} | {key: round(row[key], 3) for key in row}

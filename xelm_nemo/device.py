@@ -121,17 +121,20 @@ def release() -> None:
         torch.cuda.empty_cache()
 
 
-def page_lock(memory: torch.Tensor) -> None:
+def page_lock(memory: torch.Tensor) -> bool:
     """Keep a CPU tensor's pages where they are, so that the CUDA device reads and writes them by itself.
 
-    Where the system refuses, copies are slower. Call it in a thread of its own: CUDA would report the
-    refusal to whatever the thread does next.
+    Call it in a thread of its own: where the system refuses, CUDA tells whatever the thread does next.
+
+    Returns:
+        Whether it did, and `page_unlock` has to be called before the memory is given back.
     """
-    torch.cuda.cudart().cudaHostRegister(memory.data_ptr(), memory.nbytes, 0)  # type: ignore[no-untyped-call]
+    cuda = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+    return bool(cuda.cudaHostRegister(memory.data_ptr(), memory.nbytes, 0) == cuda.cudaError.success)
 
 
 def page_unlock(memory: torch.Tensor) -> None:
-    """Take back `page_lock`, in a thread of its own as there."""
+    """Take back `page_lock`."""
     torch.cuda.cudart().cudaHostUnregister(memory.data_ptr())  # type: ignore[no-untyped-call]
 
 

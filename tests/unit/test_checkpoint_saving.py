@@ -123,21 +123,21 @@ def test_copies_do_not_follow_what_they_were_copied_from():
     assert copy.tolist() == [1, 1, 1, 1]
 
 
-def test_pages_are_locked_once_and_unlocked_for_larger_ones(monkeypatch):
-    calls, main = [], threading.current_thread()
+def test_pages_are_locked_once_and_unlocked_before_they_are_given_back(monkeypatch):
+    calls, main, sizes = [], threading.current_thread(), [5_120, 9_216]  # whole sectors
     memory = HostMemory()
     monkeypatch.setattr(host_memory.device, "has_cuda", lambda: True)
-    for name in ("page_lock", "page_unlock"):
-        # CUDA tells the thread of a call that failed about it at its next call, whatever that is.
-        def said(piece, *, name=name):
-            calls.append((name, piece.nbytes, threading.current_thread() is main))
 
-        monkeypatch.setattr(host_memory.device, name, said)
+    def page_lock(pages):
+        calls.append(("lock", pages.nbytes))
+        return threading.current_thread() is not main  # as CUDA's errors want it
+
+    monkeypatch.setattr(host_memory.device, "page_lock", page_lock)
+    monkeypatch.setattr(
+        host_memory.device, "page_unlock", lambda pages: calls.append(("unlock", pages.nbytes))
+    )
     for size in (5_000, 4_000, 9_000):
         memory.copy([torch.ones(size, dtype=torch.uint8)])
-    sizes = [5_120, 9_216]  # whole sectors
-    assert calls == [
-        ("page_lock", sizes[0], False),
-        ("page_unlock", sizes[0], False),
-        ("page_lock", sizes[1], False),
-    ]
+    assert calls == [("lock", sizes[0]), ("unlock", sizes[0]), ("lock", sizes[1])]
+    del memory
+    assert calls[3:] == [("unlock", sizes[1])]

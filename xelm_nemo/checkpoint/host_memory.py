@@ -2,6 +2,7 @@
 
 import mmap
 import threading
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -26,6 +27,9 @@ class HostMemory:
         """Takes no memory yet."""
         self._memory = mmap.mmap(-1, mmap.PAGESIZE)
         self._locked: list[Tensor] = []
+        # CUDA would take what comes to lie at the same addresses for memory that is locked, and copy from it
+        # what lay there before.
+        weakref.finalize(self, _unlock, self._locked).atexit = False
         self._getting_ready: threading.Thread | None = None
         self._stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
@@ -73,12 +77,16 @@ class HostMemory:
 
     def _make_ready(self) -> None:
         """Have the system give the pages, several at a time, and lock them for the GPU."""
-        while self._locked:
-            device.page_unlock(self._locked.pop())
+        _unlock(self._locked)
         if hasattr(mmap, "MADV_HUGEPAGE"):
             self._memory.madvise(mmap.MADV_HUGEPAGE)
         whole = torch.frombuffer(self._memory, dtype=torch.uint8)
         with ThreadPoolExecutor() as pool:
             list(pool.map(torch.Tensor.zero_, torch.split(whole, _PIECE)))
-        device.page_lock(whole)  # in one piece: CUDA refuses a copy that goes from one into the next
-        self._locked.append(whole)
+        if device.page_lock(whole):  # in one piece: CUDA refuses a copy that goes from one into the next
+            self._locked.append(whole)
+
+
+def _unlock(locked: list[Tensor]) -> None:
+    while locked:
+        device.page_unlock(locked.pop())

@@ -115,6 +115,17 @@ def _be_deterministic() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing here reads what it has not written
 
 
+@contextlib.contextmanager
+def span(name: str) -> Iterator[None]:
+    """Name what the block does, in torch's profiler and, on CUDA, in Nsight. As a decorator, each call.
+
+    It takes some microseconds, so it is always there.
+    """
+    nvtx: Any = torch.cuda.nvtx
+    with torch.profiler.record_function(name), nvtx.range(name) if has_cuda() else contextlib.nullcontext():
+        yield
+
+
 def release() -> None:
     """Give memory that is cached but not used back to the CUDA device, for other processes."""
     if has_cuda():

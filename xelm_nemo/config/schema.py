@@ -35,6 +35,7 @@ FREE_KEYS = (
     "training.save_interval",
     "training.eval_interval",
     "training.eval_sequences",
+    "training.profile_iters",
 )
 
 

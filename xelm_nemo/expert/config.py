@@ -45,6 +45,7 @@ class TrainingConfig:
     deterministic: bool = False  # the same bits in every run on a GPU too; attention's backward is slower
     skip_bad_steps: int = 0  # steps in a row whose gradient is no number that are left out; one more stops
     eval_sequences: int = 64  # sequences a validation reads at most
+    profile_iters: list[int] | None = None  # iterations that torch's profiler traces, the first is 1
 
 
 @dataclass(frozen=True)

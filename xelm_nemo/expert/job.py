@@ -19,7 +19,7 @@ MODEL = "model"  # the finished model folder inside the job's folder
 _NOT_IDENTITY = {
     *("folder", "init", "tokens", "tokenizer", "parallel", "threads", "deterministic"),
     *("log_interval", "save_interval", "eval_interval", "eval_sequences", "stop_signals"),
-    *("keep_last", "keep_optimizer", "skip_bad_steps"),
+    *("keep_last", "keep_optimizer", "skip_bad_steps", "profile_iters"),
 }
 
 
@@ -51,6 +51,7 @@ class TrainJob:
     keep_last: int = 2  # checkpoints
     keep_optimizer: bool = True  # checkpoints stay when the model is finished
     deterministic: bool = False
+    profile_iters: Sequence[int] = ()  # that have a trace
     threads: int = 1
     stop_signals: Sequence[str] = signals.DEFAULT  # save and end on these, to go on when started again
 

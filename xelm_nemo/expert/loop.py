@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from xelm_nemo import parallel
+from xelm_nemo import device, parallel
 from xelm_nemo.checkpoint import store
 from xelm_nemo.checkpoint.facts import ModelFacts
 from xelm_nemo.checkpoint.lazy import DTYPES
@@ -21,6 +21,7 @@ from xelm_nemo.expert.job import CHECKPOINTS, TrainJob
 from xelm_nemo.expert.optim import gather_weights, make_optimizer, set_learning_rate, wrap
 from xelm_nemo.expert.screen import Screen
 from xelm_nemo.expert.step import find_scales, seed_dropout, train_step, valid_loss
+from xelm_nemo.expert.traces import Traces
 from xelm_nemo.files import write_json
 from xelm_nemo.parallel import Layout
 
@@ -84,6 +85,7 @@ class Trainer:
         self.iteration = self.saved = self.checkpoints.load_latest(self.core, self.optimizer)
         self.loss = torch.zeros(())  # of the last step, on its device
         self.bad_steps = 0  # in a row
+        self.traces = Traces(job, layout.rank)
         self.screen = Screen(job, resume_at=self.iteration) if layout.rank == 0 else None
 
     def run(self) -> None:
@@ -109,6 +111,7 @@ class Trainer:
         finally:
             gc.unfreeze()
         self.agreement.settle()
+        self.traces.end()
         self.checkpoints.end()
         self._save_model()
 
@@ -116,6 +119,7 @@ class Trainer:
         job = self.job
         if self.agreement.any(self.watch.stop()):
             self._stop()
+        self.traces.turn_to(self.iteration + 1)
         loss, grad_norm = self._step()
         self.checkpoints.go_on()
         if not math.isfinite(grad_norm):
@@ -132,11 +136,13 @@ class Trainer:
             self._save()
 
     def _stop(self) -> None:
+        self.traces.end()
         if self.saved < self.iteration:
             self._save()
         self.checkpoints.end()
         raise Stopped(f"{self.job.name}: stopped at iteration {self.iteration}, which is saved")
 
+    @device.span("checkpoint")
     def _save(self) -> None:
         self._check_finite("loss", float(self.loss))
         gather_weights(self.model)

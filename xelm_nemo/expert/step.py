@@ -18,6 +18,7 @@ from xelm_nemo.expert.optim import update
 from xelm_nemo.parallel import Layout
 
 
+@device.span("step")
 def train_step(
     model: Any,
     optimizer: Any,
@@ -36,9 +37,11 @@ def train_step(
     """
     model.zero_grad_buffer()
     optimizer.zero_grad()
-    loss = _run(model, batches, num_micro_batches, forward_only=False)
-    before_update()
-    return loss, update(optimizer)
+    with device.span("forward_backward"):
+        loss = _run(model, batches, num_micro_batches, forward_only=False)
+    with device.span("optimizer"):
+        before_update()
+        return loss, update(optimizer)
 
 
 def find_scales(model: Any, batches: Iterator[Batch]) -> None:
@@ -50,6 +53,7 @@ def find_scales(model: Any, batches: Iterator[Batch]) -> None:
     _run(model, itertools.repeat(next(batches)), 2, forward_only=False)
 
 
+@device.span("validation")
 def valid_loss(model: Any, batches: list[Batch]) -> torch.Tensor:
     """Mean loss in nats per token over the batches, without dropout."""
     model.eval()

@@ -73,6 +73,7 @@ def expert_job(run: Run, cluster: int) -> TrainJob:
         eval_interval=training.eval_interval,
         eval_sequences=training.eval_sequences,
         skip_bad_steps=training.skip_bad_steps,
+        profile_iters=training.profile_iters or [],
         keep_last=config.checkpoint.keep_last,
         keep_optimizer=config.checkpoint.keep_optimizer,
         deterministic=training.deterministic,

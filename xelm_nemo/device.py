@@ -82,6 +82,11 @@ def free_bytes(place: torch.device) -> int:
     return torch.cuda.mem_get_info(place)[0] * 4 // 5 if place.type == "cuda" else sys.maxsize
 
 
+def total_bytes() -> int:
+    """Memory of the smallest CUDA device of this machine; 0 without CUDA."""
+    return min((torch.cuda.get_device_properties(index).total_memory for index in range(count())), default=0)
+
+
 def distributed_backend() -> str:
     """The torch.distributed backend of the device."""
     return "nccl" if has_cuda() else "gloo"

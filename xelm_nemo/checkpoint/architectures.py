@@ -51,6 +51,11 @@ def read_shape(folder: Path) -> ModelConfig:
     return shape_of(read_json(folder / CONFIG), str(folder / CONFIG))
 
 
+def read_vocab_size(folder: Path) -> int:
+    """The rows of the embedding that the config.json of a folder describes, which `read_shape` can read."""
+    return int(read_json(folder / CONFIG)["vocab_size"])
+
+
 def shape_of(config: Any, source: str) -> ModelConfig:
     """The shape that the content of a config.json describes; `source` is what errors call it.
 

@@ -18,6 +18,7 @@ from xelm_nemo.errors import Stopped, TrainingError
 from xelm_nemo.expert.config import learning_rate
 from xelm_nemo.expert.data import Batches, check_vocabulary
 from xelm_nemo.expert.job import CHECKPOINTS, TrainJob
+from xelm_nemo.expert.memory import check_memory, report_memory
 from xelm_nemo.expert.optim import gather_weights, make_optimizer, set_learning_rate, wrap
 from xelm_nemo.expert.screen import Screen
 from xelm_nemo.expert.step import find_scales, seed_dropout, train_step, valid_loss
@@ -75,6 +76,9 @@ class Trainer:
         folder = Path(job.folder)
         self.job, self.layout, self.watch = job, layout, watch
         check_vocabulary(job)
+        check_memory(job)
+        if layout.rank == 0:
+            report_memory(job)
         numbers: dict[str, Any] = {"dtype": DTYPES[job.dtype], "fp8": job.fp8}
         self.core = store.load_model(Path(job.init), job.parallel, shape=job.shape, **numbers)
         self.model = wrap(self.core)

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from xelm_kernels.linear_cross_entropy import linear_cross_entropy
 from xelm_nemo.model.main_grad import float32_main_grad, mark_as_added
-
-LOGITS_BYTES = 2**31  # of one chunk; twice as many in FP8, where adding to the gradient costs more
+from xelm_nemo.model.memory import head_chunk
 
 
 class Head(ColumnParallelLinear):
@@ -79,7 +78,7 @@ def head_loss(
         grad_T=None if grad_BS is None else _sequence_first(grad_BS),
         main_grad_VH=main_grad_VH,
         tp_group=tp_group,
-        chunk_tokens=_chunk_tokens(S * B, weight_VH, LOGITS_BYTES * (1 + fp8)),
+        chunk_tokens=head_chunk(S * B, weight_VH.shape[0] * weight_VH.element_size(), fp8=fp8),
         fp8=fp8,
     )
     return loss_T.view(S, B).t().contiguous()
@@ -87,13 +86,6 @@ def head_loss(
 
 def _sequence_first(x_BS: Tensor) -> Tensor:
     return x_BS.t().reshape(-1)
-
-
-def _chunk_tokens(num_tokens: int, weight_VH: Tensor, logits_bytes: int) -> int:
-    """Equal chunks, multiples of 256 tokens: every chunk reads and writes the weight's whole gradient."""
-    row_bytes = weight_VH.shape[0] * weight_VH.element_size()
-    num_chunks = -(-num_tokens * row_bytes // logits_bytes)
-    return -(-num_tokens // num_chunks // 256) * 256
 
 
 class _InMainGrad(torch.autograd.Function):

@@ -7,6 +7,7 @@ from xelm_nemo import artifacts, device
 from xelm_nemo.errors import ArtifactError, ConfigError
 from xelm_nemo.expert.config import OptimConfig
 from xelm_nemo.expert.job import TrainJob
+from xelm_nemo.expert.memory import check_memory
 from xelm_nemo.launch.job import Job
 from xelm_nemo.launch.local import run_jobs
 from xelm_nemo.launch.progress import TrainingProgress
@@ -110,6 +111,8 @@ def train_all(run: Run, jobs: list[TrainJob]) -> None:
     todo = [job for job in jobs if not artifacts.is_current(job.model_folder, job.recipe())]
     at_once = parallel_jobs(run)
     check_room(todo, at_once=at_once)
+    for job in todo:
+        check_memory(job)
     for job in todo:
         job.save()
     with progress_of(todo) as progress:

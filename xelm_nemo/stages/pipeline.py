@@ -13,6 +13,7 @@ from xelm_nemo.stages.cluster import CLUSTER
 from xelm_nemo.stages.evaluate import EVALUATE
 from xelm_nemo.stages.export import EXPORT
 from xelm_nemo.stages.jobs import round_jobs
+from xelm_nemo.stages.memory import check_gpus
 from xelm_nemo.stages.plan import check_places, show_help, show_plan, wants_help
 from xelm_nemo.stages.prepare import PREPARE
 from xelm_nemo.stages.run import Run, settled
@@ -58,6 +59,8 @@ def main(verb: str, arguments: Sequence[str]) -> None:
         return show_scripts(run, stages, verb) if on_slurm else None
     if on_slurm:
         return run_on_slurm(run, stages, verb)
+    if TRAIN in stages:
+        check_gpus(run)
     with claimed(run):
         make(run, stages)
 

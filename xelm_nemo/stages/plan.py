@@ -17,6 +17,7 @@ from xelm_nemo.corpus.tokenizer import has_tokenizer
 from xelm_nemo.errors import ArtifactError, CheckpointError, ConfigError, CorpusError
 from xelm_nemo.model.layers import NO_FP8_HERE, has_fp8
 from xelm_nemo.stages.jobs import expert_job, round_jobs, seed_job
+from xelm_nemo.stages.memory import memory_lines
 from xelm_nemo.stages.run import Run
 from xelm_nemo.stages.shard import tokenizer_source
 from xelm_nemo.stages.stage import Stage
@@ -49,7 +50,7 @@ def check_places(run: Run, stages: Sequence[Stage]) -> None:
 
 
 def show_plan(run: Run, stages: Sequence[Stage]) -> None:
-    """Print the resolved configuration, the stages with their state, and the models to be trained."""
+    """Print the resolved configuration, the stages with their state, the models, and the memory they take."""
     console = Console()
     console.print(to_yaml(run.config).rstrip(), markup=False, highlight=False)
     console.print(f"\nrun folder: {run.folder}", highlight=False)
@@ -70,6 +71,8 @@ def show_plan(run: Run, stages: Sequence[Stage]) -> None:
             f"{job.optim.lr:g}",
         )
     console.print(models)
+    for line in memory_lines(run):
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def _corpus(run: Run, stages: Collection[str]) -> list[str]:

@@ -10,6 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from xelm_nemo.expert.config import learning_rate
 from xelm_nemo.expert.job import TrainJob
+from xelm_nemo.expert.spikes import Spikes
 from xelm_nemo.log import METRICS, Metrics
 
 log = logging.getLogger(__name__)
@@ -24,14 +25,22 @@ class Screen:
         self._job = job
         self._metrics = Metrics(folder / METRICS, resume_at=resume_at)
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_at + 1, flush_secs=10)
+        self._spikes = Spikes()
         self._since = (time.perf_counter(), resume_at)
 
     def show(self, iteration: int, values: Mapping[str, float]) -> None:
-        """Report values of an iteration: "loss" with its pace, or "valid_loss"."""
+        """Report values of an iteration: "loss" and "grad_norm" with their pace, or "valid_loss"."""
         line: dict[str, float] = {"iteration": iteration, **values}
         if "loss" in values:
             line["lr"] = learning_rate(self._job.optim, iteration - 1, self._job.train_iters)
             line["tokens_per_second"] = round(self._pace(iteration), 1)
+            if (height := self._spikes.height(values["loss"])) is not None:
+                line["loss_spike"] = True
+                log.warning(
+                    "%s: the loss %.4f at iteration %d is %.4f above the median of those logged before; "
+                    "its gradient norm is %.4g",
+                    *(self._job.name, values["loss"], iteration, height, values["grad_norm"]),
+                )
         self._metrics.write(line)
         for name, value in line.items():
             if name != "iteration":

@@ -8,6 +8,7 @@ import torch
 
 from tests.helpers import megatron_cpu
 from tests.helpers.megatron_cpu import Workshop, checkpoint_tensors, gradients, losses, moved, relative_errors
+from tests.helpers.weights import assert_same_weights
 from tests.helpers.workers import assert_killed_run_ends_as_an_undisturbed_one
 from xelm_nemo.expert.job import TrainJob
 from xelm_nemo.expert.loop import train
@@ -47,7 +48,9 @@ def trained(tmp_path_factory):
         folders[name] = workshop.job(name, DROPOUT, layout=layout, train_iters=2)
     for folder in folders.values():
         train(TrainJob.load(folder))
-    on_two_ranks = {name: workshop.job(name, SHAPE, layout=layout) for name, layout in LAYOUTS.items()}
+    on_two_ranks = {
+        name: workshop.job(name, SHAPE, layout=layout, keep_best=True) for name, layout in LAYOUTS.items()
+    }
     on_two_ranks["bf16_pp2"] = workshop.job("bf16_pp2", SHAPE, dtype="bf16", layout=LAYOUTS["pp2"])
     for name in MOVED_TO:
         on_two_ranks[f"moved_to_{name}"] = moved(
@@ -130,6 +133,11 @@ def test_run_that_moves_to_another_layout_saves_the_same_state(trained, layout):
 def test_run_that_moves_to_another_layout_has_not_started_again(trained, layout):
     checkpoints = {path.name for path in (trained[f"moved_to_{layout}"] / "checkpoints").iterdir()}
     assert checkpoints == {"iter_0000004", "iter_0000006"}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_best_weights_are_saved_from_every_layout(trained, layout):
+    assert_same_weights(trained[layout] / "best/iter_0000001", trained[layout] / "model")
 
 
 def test_dropout_on_two_ranks_repeats(trained):

@@ -172,13 +172,17 @@ def test_rate_that_is_no_finite_number_is_refused(value):
         ("evaluation.rules=[vote]", "evaluation.rules=['vote'] must be some of"),
         ("evaluation.rules=[]", "evaluation.rules=[] must be some of"),
         ("training.train_clusters=[1,1]", "has a cluster twice"),
+        (
+            ["checkpoint.keep_best=true", "training.train_iters=200", "training.save_interval=150"],
+            "training.save_interval=150 first meet at iteration 200, the last; use one number",
+        ),
         ("corpus.test_split=exam", "use ['train', 'valid', 'test']"),
         ("seed_model.vocab_size=100", "seed_model.vocab_size=100 is less than tokenizer.vocab_size=4096"),
     ],
 )
 def test_value_that_cannot_work_is_refused(setting, said):
     with pytest.raises(ConfigError) as caught:
-        compose([setting])
+        compose([setting] if isinstance(setting, str) else setting)
     assert said in str(caught.value)
 
 

@@ -37,20 +37,20 @@ def load(folder):
     return TrainJob.load(folder)
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_what_a_job_leaves_is_what_was_said(workshop, dtype):
+@pytest.mark.parametrize("dtype, keep_best", [("fp32", False), ("bf16", False), ("bf16", True)])
+def test_what_a_job_leaves_is_what_was_said(workshop, dtype, keep_best):
     shape = dataclasses.replace(SHAPE, hidden_size=128, ffn_hidden_size=512)  # large beside its files' heads
     other = Workshop(workshop.folder / dtype)
     other.folder.mkdir()
     other.set_up(shape)
-    job = load(other.job("job", shape, dtype=dtype, train_iters=4, keep_last=2))
+    job = load(other.job("job", shape, dtype=dtype, train_iters=4, keep_last=2, keep_best=keep_best))
     # One more state is whole for a moment, before the oldest goes.
     with_one_more = needed_bytes([job], at_once=1)
     left = needed_bytes([job], at_once=0)
     work(job, 0, StopRequest())
-    states = size_of(other.folder / "job/checkpoints")
-    assert left == pytest.approx(states + size_of(job.model_folder), rel=0.1)
-    assert with_one_more - left == pytest.approx(states / 2, rel=0.1)
+    states, best = size_of(other.folder / "job/checkpoints"), size_of(other.folder / "job/best")
+    assert left == pytest.approx(states + best + size_of(job.model_folder), rel=0.1)
+    assert with_one_more - left == pytest.approx(states / 2 + best, rel=0.1)
 
 
 @pytest.mark.parametrize("name", VARIANTS)

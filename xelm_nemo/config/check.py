@@ -1,5 +1,7 @@
 """What two settings say together; all problems of a configuration are reported at once."""
 
+import math
+
 from xelm_nemo.config.schema import RunConfig
 from xelm_nemo.config.values import choice_problems, number_problems
 from xelm_nemo.errors import ConfigError
@@ -29,6 +31,7 @@ def check(config: RunConfig) -> None:
         *_seed_model(config),
         *_clusters(config),
         *_batches(config),
+        *_best(config),
         *_nodes(config),
         *(_sizes(config) if config.seed_model.source == "random" else []),
         *rule_problems(config.evaluation, can_route=config.clustering.method == "tfidf"),
@@ -128,6 +131,18 @@ def _batches(config: RunConfig) -> list[str]:
             f"experts see ({step} x {training.train_iters} sequences)"
         )
     return problems
+
+
+def _best(config: RunConfig) -> list[str]:
+    training = config.training
+    evals, saves, last = training.eval_interval, training.save_interval, training.train_iters
+    if not config.checkpoint.keep_best or math.lcm(evals, saves) < last:
+        return []
+    return [
+        f"checkpoint.keep_best=true has nothing to choose from: training.eval_interval={evals} and "
+        f"training.save_interval={saves} first meet at iteration {min(math.lcm(evals, saves), last)}, the "
+        f"last; use one number for both, of at most {max(1, last // 2)}"
+    ]
 
 
 def _nodes(config: RunConfig) -> list[str]:

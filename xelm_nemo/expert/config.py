@@ -53,6 +53,7 @@ class CheckpointConfig:
     """What stays of training states on the disk."""
 
     keep_last: int = 2  # the newest so many, while a model trains
+    keep_best: bool = False  # the weights whose validation loss is the lowest, beside them
     keep_optimizer: bool = True  # them also when the model is finished; false keeps its weights alone
 
 

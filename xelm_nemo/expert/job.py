@@ -13,13 +13,14 @@ from xelm_nemo.model.config import NO_FP8, FP8Config, ModelConfig, ParallelConfi
 
 JOB = "job.json"
 CHECKPOINTS = "checkpoints"
+BEST = "best"  # the weights of the lowest validation loss, in a folder of their own
 MODEL = "model"  # the finished model folder inside the job's folder
 
 # Places, layout and screens: what the trained weights do not depend on.
 _NOT_IDENTITY = {
     *("folder", "init", "tokens", "tokenizer", "parallel", "threads", "deterministic"),
     *("log_interval", "save_interval", "eval_interval", "eval_sequences", "stop_signals"),
-    *("keep_last", "keep_optimizer", "skip_bad_steps", "profile_iters"),
+    *("keep_last", "keep_best", "keep_optimizer", "skip_bad_steps", "profile_iters"),
 }
 
 
@@ -49,6 +50,7 @@ class TrainJob:
     fp8: FP8Config = NO_FP8
     skip_bad_steps: int = 0  # in a row, of a gradient that is no number
     keep_last: int = 2  # checkpoints
+    keep_best: bool = False  # weights of the lowest validation loss
     keep_optimizer: bool = True  # checkpoints stay when the model is finished
     deterministic: bool = False
     profile_iters: Sequence[int] = ()  # that have a trace

@@ -15,6 +15,7 @@ from xelm_nemo.checkpoint import store
 from xelm_nemo.checkpoint.facts import ModelFacts
 from xelm_nemo.checkpoint.lazy import DTYPES
 from xelm_nemo.errors import Stopped, TrainingError
+from xelm_nemo.expert.best import Best
 from xelm_nemo.expert.config import learning_rate
 from xelm_nemo.expert.data import Batches, check_vocabulary
 from xelm_nemo.expert.job import CHECKPOINTS, TrainJob
@@ -89,6 +90,7 @@ class Trainer:
         self.iteration = self.saved = self.checkpoints.load_latest(self.core, self.optimizer)
         self.loss = torch.zeros(())  # of the last step, on its device
         self.bad_steps = 0  # in a row
+        self.best = Best(job) if job.keep_best else None
         self.traces = Traces(job, layout.rank)
         self.screen = Screen(job, resume_at=self.iteration) if layout.rank == 0 else None
 
@@ -134,10 +136,19 @@ class Trainer:
             self._check_finite("loss", float(loss))
             self._show(loss=float(loss), grad_norm=grad_norm)
         if self.batches.can_validate and self._due(job.eval_interval):
-            self._show(valid_loss=float(valid_loss(self.model, self.batches.valid())))
+            self._validate()
         # Beside the finished model, the last state is of use only if it stays.
         if self._due(job.save_interval) and (job.keep_optimizer or self.iteration < job.train_iters):
             self._save()
+
+    def _validate(self) -> None:
+        loss = float(valid_loss(self.model, self.batches.valid()))
+        self._show(valid_loss=loss)
+        # Before the checkpoint: what is lost in between is made again, and is then no better.
+        if self.best is not None and self._due(self.job.save_interval) and self.best.is_beaten_by(loss):
+            gather_weights(self.model)
+            self.checkpoints.end()  # Megatron keeps what writers report in one queue for all saves
+            self.best.keep(loss, self.core, self._facts(), self.watch.insist)
 
     def _stop(self) -> None:
         self.traces.end()
@@ -203,18 +214,21 @@ class Trainer:
                 f"is whole. Lower optim.lr={optim.lr:g} or optim.clip_grad={optim.clip_grad:g}."
             )
 
-    def _save_model(self) -> None:
+    def _facts(self) -> ModelFacts:
         job = self.job
-        facts = ModelFacts(
+        return ModelFacts(
             shape=job.shape,
             vocab_size=self.core.real_vocab_size,
             dtype=job.dtype,
             tokenizer=job.tokenizer,
-            iteration=job.train_iters,
-            consumed_tokens=job.train_iters * job.tokens_per_iteration,
+            iteration=self.iteration,
+            consumed_tokens=self.iteration * job.tokens_per_iteration,
             parent=job.init,
             name=job.name,
         )
+
+    def _save_model(self) -> None:
+        job, facts = self.job, self._facts()
         gather_weights(self.model)
         store.save_model(job.model_folder, self.core, facts, job.recipe(), before_naming=self.watch.insist)
         log.info("%s: finished; the model is in %s", job.name, job.model_folder)

@@ -76,6 +76,7 @@ def expert_job(run: Run, cluster: int) -> TrainJob:
         skip_bad_steps=training.skip_bad_steps,
         profile_iters=training.profile_iters or [],
         keep_last=config.checkpoint.keep_last,
+        keep_best=config.checkpoint.keep_best,
         keep_optimizer=config.checkpoint.keep_optimizer,
         deterministic=training.deterministic,
         threads=config.launch.threads,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from xelm_nemo.checkpoint.facts import load_facts
 from xelm_nemo.errors import ConfigError
-from xelm_nemo.expert.job import CHECKPOINTS, TrainJob
+from xelm_nemo.expert.job import BEST, CHECKPOINTS, TrainJob
 from xelm_nemo.files import size_of
 from xelm_nemo.model.config import num_parameters
 
@@ -46,9 +46,11 @@ def needed_bytes(jobs: Sequence[TrainJob], *, at_once: int) -> int:
     for job in jobs:
         parameters = num_parameters(job.shape, load_facts(Path(job.init)).vocab_size)
         state, model = parameters * STATE_BYTES[job.dtype], parameters * MODEL_BYTES[job.dtype]
-        there = size_of(Path(job.folder) / CHECKPOINTS)
-        most = (job.keep_last + 1) * state + model - there  # a new state is whole before an old one goes
-        stays = model + (job.keep_last * state if job.keep_optimizer else 0) - there
+        best = model if job.keep_best else 0
+        there = sum(size_of(Path(job.folder) / name) for name in (CHECKPOINTS, BEST))
+        # A new state is whole before an old one goes, and so are the best weights.
+        most = (job.keep_last + 1) * state + 2 * best + model - there
+        stays = model + best + (job.keep_last * state if job.keep_optimizer else 0) - there
         sizes.append((most, stays))
     # The largest are taken to be at their most at the same time, when the others have finished.
     extra = sorted((most - stays for most, stays in sizes), reverse=True)[:at_once]

@@ -1,0 +1,66 @@
+"""The weights of the iteration whose validation loss is the lowest, whatever training does after it.
+
+They are a model folder like the finished model, `best/iter_<n>` in the job's folder. Its manifest has the
+loss, so that a restarted run knows what to beat.
+"""
+
+import dataclasses
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch.distributed as dist
+
+from xelm_nemo import artifacts, parallel
+from xelm_nemo.checkpoint import store
+from xelm_nemo.checkpoint.facts import ModelFacts
+from xelm_nemo.expert.job import BEST, TrainJob
+from xelm_nemo.files import remove
+from xelm_nemo.model.gpt import DecoderModel
+
+log = logging.getLogger(__name__)
+
+_LOSS = "valid_loss"  # in the manifest's settings
+
+
+class Best:
+    """What `checkpoint.keep_best` keeps."""
+
+    def __init__(self, job: TrainJob) -> None:
+        """Look up the lowest loss so far; all ranks do, before one of them writes."""
+        self._job, self._folder = job, Path(job.folder) / BEST
+        losses = [artifacts.check(path, "model")["recipe"]["settings"][_LOSS] for path in self._whole()]
+        self._lowest: float = min(losses, default=math.inf)
+
+    def is_beaten_by(self, loss: float) -> bool:
+        """Whether a loss, the same on all ranks, is lower than all before."""
+        return loss < self._lowest
+
+    def keep(
+        self, loss: float, model: DecoderModel, facts: ModelFacts, before_naming: Callable[[], None]
+    ) -> None:
+        """Keep these weights instead of the others, which go once they are whole.
+
+        All ranks call it, while nothing else is being saved.
+
+        Args:
+            loss: of the validation.
+            model: has all weights of its last step.
+            facts: of the model.
+            before_naming: called on rank 0 when all is written.
+        """
+        self._lowest, path = loss, self._folder / f"iter_{facts.iteration:07d}"
+        recipe = self._job.recipe()
+        settings = {**recipe.settings, "iteration": facts.iteration, _LOSS: loss}
+        recipe = dataclasses.replace(recipe, settings=settings)
+        store.save_model(path, model, facts, recipe, before_naming=before_naming)
+        if dist.get_rank() == 0:
+            for other in self._whole():
+                if other != path:
+                    remove(other)
+        parallel.barrier()
+        log.info("%s: the lowest validation loss so far; the weights are in %s", self._job.name, path)
+
+    def _whole(self) -> list[Path]:
+        return [path for path in self._folder.glob("iter_*") if (path / artifacts.MANIFEST).is_file()]

@@ -46,6 +46,7 @@ AT_LEAST = {
     "training.eval_interval": 1,
     "training.eval_sequences": 1,
     "checkpoint.keep_last": 1,
+    "checkpoint.resume_at": 1,
     "dense.train_iters": 1,
     "evaluation.max_docs": 1,
     "evaluation.batch_tokens": 1,

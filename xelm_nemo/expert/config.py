@@ -54,6 +54,7 @@ class CheckpointConfig:
 
     keep_last: int = 2  # the newest so many, while a model trains
     keep_best: bool = False  # the weights whose validation loss is the lowest, beside them
+    resume_at: int | None = None  # go back to the checkpoint of this iteration; None: the newest
     keep_optimizer: bool = True  # them also when the model is finished; false keeps its weights alone
 
 

@@ -20,7 +20,7 @@ MODEL = "model"  # the finished model folder inside the job's folder
 _NOT_IDENTITY = {
     *("folder", "init", "tokens", "tokenizer", "parallel", "threads", "deterministic"),
     *("log_interval", "save_interval", "eval_interval", "eval_sequences", "stop_signals"),
-    *("keep_last", "keep_best", "keep_optimizer", "skip_bad_steps", "profile_iters"),
+    *("keep_last", "keep_best", "keep_optimizer", "resume_at", "skip_bad_steps", "profile_iters"),
 }
 
 
@@ -51,6 +51,7 @@ class TrainJob:
     skip_bad_steps: int = 0  # in a row, of a gradient that is no number
     keep_last: int = 2  # checkpoints
     keep_best: bool = False  # weights of the lowest validation loss
+    resume_at: int | None = None  # iteration of the checkpoint to go back to
     keep_optimizer: bool = True  # checkpoints stay when the model is finished
     deterministic: bool = False
     profile_iters: Sequence[int] = ()  # that have a trace

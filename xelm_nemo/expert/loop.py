@@ -18,6 +18,7 @@ from xelm_nemo.errors import Stopped, TrainingError
 from xelm_nemo.expert.best import Best
 from xelm_nemo.expert.config import learning_rate
 from xelm_nemo.expert.data import Batches, check_vocabulary
+from xelm_nemo.expert.going_back import forget_later
 from xelm_nemo.expert.job import CHECKPOINTS, TrainJob
 from xelm_nemo.expert.memory import check_memory, report_memory
 from xelm_nemo.expert.optim import gather_weights, make_optimizer, set_learning_rate, wrap
@@ -163,6 +164,8 @@ class Trainer:
         gather_weights(self.model)
         self.checkpoints.begin(self.iteration, self.core, self.optimizer, before_naming=self.watch.insist)
         self.saved = self.iteration
+        if self.layout.rank == 0:
+            forget_later(self.job)
 
     def _step(self) -> tuple[torch.Tensor, float]:
         job = self.job

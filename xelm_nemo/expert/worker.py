@@ -7,6 +7,7 @@ from pathlib import Path
 
 from xelm_nemo import artifacts, lock
 from xelm_nemo.errors import Stopped
+from xelm_nemo.expert.going_back import forget_later, go_back
 from xelm_nemo.expert.job import BEST, CHECKPOINTS, TrainJob
 from xelm_nemo.files import fingerprint, read_json, remove, write_json
 from xelm_nemo.launch import slurm
@@ -36,7 +37,9 @@ def work(job: TrainJob, rank: int, stop: StopRequest) -> None:
         if not is_finished(job):
             with attempt(folder, lambda: slurm.why_stopped(stop.signal)) as own:
                 drop_stale(job)
+                go_back(job)
                 _train(job, stop, at_step=own.at_step, insist=claim.insist)
+                forget_later(job)
         if not job.keep_optimizer:
             remove(folder / CHECKPOINTS)
 

@@ -31,6 +31,7 @@ def seed_job(run: Run) -> TrainJob:
         train_iters=seed_model.train_iters,
         global_batch_size=config.training.global_batch_size,
         seed=seed_model.seed,
+        resume_at=None,  # that is for the experts and the dense model
         threads=seed_model.threads,
     )
 
@@ -77,6 +78,7 @@ def expert_job(run: Run, cluster: int) -> TrainJob:
         profile_iters=training.profile_iters or [],
         keep_last=config.checkpoint.keep_last,
         keep_best=config.checkpoint.keep_best,
+        resume_at=config.checkpoint.resume_at,
         keep_optimizer=config.checkpoint.keep_optimizer,
         deterministic=training.deterministic,
         threads=config.launch.threads,

@@ -53,6 +53,17 @@ def test_what_a_job_leaves_is_what_was_said(workshop, dtype, keep_best):
     assert with_one_more - left == pytest.approx(states / 2 + best, rel=0.1)
 
 
+@pytest.mark.parametrize(
+    "keep_optimizer, train_iters, states",
+    [(True, 20, 1), (False, 20, 0), (False, 101, 1), (False, 100, 0), (True, 101, 2), (False, 1000, 3)],
+)
+def test_no_more_states_are_counted_than_are_saved(workshop, keep_optimizer, train_iters, states):
+    lengths = {"train_iters": train_iters, "save_interval": 100, "keep_last": 2}
+    job = load(workshop.job("job", SHAPE, **lengths, keep_optimizer=keep_optimizer))
+    weights = num_parameters(SHAPE, load_facts(workshop.folder / "seed_model").vocab_size)
+    assert needed_bytes([job], at_once=1) == weights * (4 + states * 16)
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_parameters_are_counted_as_the_model_has_them(name, tmp_path):
     random_variant(name).save_pretrained(tmp_path / "hf")

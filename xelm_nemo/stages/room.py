@@ -49,9 +49,16 @@ def needed_bytes(jobs: Sequence[TrainJob], *, at_once: int) -> int:
         best = model if job.keep_best else 0
         there = sum(size_of(Path(job.folder) / name) for name in (CHECKPOINTS, BEST))
         # A new state is whole before an old one goes, and so are the best weights.
-        most = (job.keep_last + 1) * state + 2 * best + model - there
-        stays = model + best + (job.keep_last * state if job.keep_optimizer else 0) - there
+        most = min(job.keep_last + 1, _num_saves(job)) * state + 2 * best + model - there
+        kept = min(job.keep_last, _num_saves(job)) if job.keep_optimizer else 0
+        stays = kept * state + best + model - there
         sizes.append((most, stays))
     # The largest are taken to be at their most at the same time, when the others have finished.
     extra = sorted((most - stays for most, stays in sizes), reverse=True)[:at_once]
     return sum(stays for _, stays in sizes) + sum(extra)
+
+
+def _num_saves(job: TrainJob) -> int:
+    """How often a whole training saves its state: after the last step only if it stays."""
+    before_the_last = (job.train_iters - 1) // job.save_interval
+    return before_the_last + 1 if job.keep_optimizer else before_the_last

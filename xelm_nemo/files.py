@@ -84,7 +84,8 @@ def scratch_folder(prefix: str) -> Iterator[Path]:
             if error.errno not in _NO_ROOM:
                 raise
             raise ArtifactError(
-                f"{folder} cannot be written ({error.strerror}); set TMPDIR to a folder with more room."
+                f"{folder} cannot be written ({os.strerror(error.errno)}); set TMPDIR to a folder with "
+                "more room."
             ) from error
 
 
@@ -199,20 +200,23 @@ def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write named arrays as safetensors, and read them back to be sure.
 
     safetensors stores the memory of an array that is not C-contiguous in the wrong order without a
-    word (`TruncatedSVD.components_` is one), so every array is copied to C order first.
+    word (`TruncatedSVD.components_` is one), so every array is copied to C order first. Its own way to write
+    a file says of a full disk what nobody else does.
+
+    Raises:
+        ArtifactError: there is no room for the file; an older one is as it was.
     """
-    from safetensors.numpy import load_file, save_file
+    from safetensors.numpy import load_file, save
 
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    save_file(contiguous, part)
-    for name, array in load_file(part).items():
-        if not np.array_equal(array, arrays[name]):
-            raise ArtifactError(f"{path}: array {name!r} changed while it was written; is the disk sound?")
-    _sync(part)
-    part.replace(path)
-    _sync_folder(path.parent)
+    with atomic_file(path) as file:
+        file.write(save(contiguous))
+        file.flush()
+        for name, array in load_file(file.name).items():
+            if not np.array_equal(array, arrays[name]):
+                raise ArtifactError(
+                    f"{path}: array {name!r} changed while it was written; is the disk sound?"
+                )
 
 
 def load_arrays(path: Path) -> dict[str, NDArray[Any]]:

@@ -2,12 +2,12 @@
 
 import gzip
 import json
-import resource
 import time
 
 import pytest
 
 from tests.helpers.commands import SMALL, start
+from tests.helpers.full_disk import room_for_files_of
 from xelm_nemo import command
 from xelm_nemo.corpus.config import TokenizerConfig
 from xelm_nemo.corpus.tokenizer import train_tokenizer
@@ -55,10 +55,10 @@ def here(verb, *arguments):
     return command.run(lambda: pipeline.main(verb, [*map(str, arguments)]))
 
 
-def refused(capsys, *arguments):
-    """The one line that ends `shard`."""
+def refused(capsys, *arguments, verb="shard"):
+    """The one line that ends a command."""
     capsys.readouterr()
-    assert here("shard", *arguments) == 2
+    assert here(verb, *arguments) == 2
     [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     return line
 
@@ -117,26 +117,50 @@ def test_work_left_by_another_recipe_is_thrown_away(tmp_path):
     assert made_by(tmp_path, "stale", corpus)["clusters"] == whole["clusters"]
 
 
-def small_files():
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+# What there is no room for: the command, its settings, the folder, and the file in it.
+FULL = {
+    "clusterer": ("cluster", ["clustering=tfidf"], "clusterer", "features.safetensors"),
+    "assignment": ("cluster", [], "clusters", "0.jsonl"),
+    "pieces": ("shard", [], "tokens", "train.bin"),
+    "joined pieces": ("shard", [], "tokens", "train.bin"),
+    "dealt documents": ("prepare", ["corpus.num_shards=1"], "corpus", "mc4.jsonl"),
+    "shard of dealt documents": ("prepare", ["corpus.num_shards=1"], "corpus", "mc4.jsonl"),
+}
 
 
-def test_without_room_the_old_output_stays_and_one_line_says_so(tmp_path):
-    corpus = write_corpus(tmp_path / "corpus", files=1, copies=8)
-    before = made_by(tmp_path, "run", corpus)
-    arguments = [*SETTINGS, f"corpus.path={corpus}", f"output={tmp_path / 'run'}"]
-    with (corpus / "train/0/0.jsonl").open("a") as file:
+@pytest.mark.parametrize("what", FULL)
+def test_without_room_the_old_output_stays_and_one_line_says_so(tmp_path, capsys, what):
+    verb, settings, made, name = FULL[what]
+    files = 6 if "joined" in what or "shard" in what else 1  # of several none is too large, but together
+    if verb == "prepare":
+        source = write_raw(tmp_path / "raw", files)
+        arguments = ["corpus=mc4_raw", f"corpus.raw={source}", "corpus.languages=[de]", *settings]
+    else:
+        source = write_corpus(tmp_path / "corpus", files=files)
+        arguments = [*SETTINGS, f"corpus.path={source}", *settings]
+    arguments.append(f"output={tmp_path / 'run'}")
+    assert here(verb, *arguments) == 0
+    before = contents(tmp_path / "run" / made)
+    with min(source.rglob("*.json*")).open("a") as file:
         file.write('{"text": "one more"}\n')
-    process = start("shard", *arguments, preexec_fn=small_files)
-    _, error = process.communicate(timeout=300)
-    assert process.returncode == 2
-    [line] = [line for line in error.splitlines() if line.startswith("error: ")]
-    assert (
-        "cannot be written (File too large)" in line and "make room, and run the same command again" in line
-    )
-    assert {name: contents(tmp_path / "run" / name) for name in before} == before
-    assert here("shard", *arguments) == 0
-    assert contents(tmp_path / "run/tokens") != before["tokens"]
+    largest = max(len(content) for path, content in before.items() if path.name == name)
+    with room_for_files_of(largest // 2):
+        line = refused(capsys, *arguments, verb=verb)
+    assert "cannot be written (File too large)" in line
+    assert "make room, and run the same command again" in line
+    assert contents(tmp_path / "run" / made) == before
+    assert here(verb, *arguments) == 0
+    assert contents(tmp_path / "run" / made) != before
+
+
+def write_raw(root, files):
+    """German as mC4 has it, in several files, with one for validation."""
+    root.mkdir()
+    rows = [json.dumps({"text": row["text"]}) + "\n" for row in documents() if row["lang"] == "de"]
+    for number in range(files):
+        (root / f"c4-de.tfrecord-{number:05}-of-00006.json").write_text("".join(rows[number::files]))
+    (root / "c4-de-validation.tfrecord-00000-of-00001.json").write_text(rows[0])
+    return root
 
 
 def test_bad_lines_end_the_run_or_are_skipped_and_reported(tmp_path, capsys):

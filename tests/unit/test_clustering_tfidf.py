@@ -1,5 +1,6 @@
 import json
 import random
+import re
 import tracemalloc
 from importlib.resources import files
 
@@ -7,10 +8,11 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
+from tests.helpers.full_disk import room_for_files_of
 from tests.helpers.scikit_learn import assert_same_rows, definition
 from xelm_nemo.clustering import tfidf
 from xelm_nemo.clustering.tfidf import TfidfVectorizer
-from xelm_nemo.errors import ConfigError
+from xelm_nemo.errors import ArtifactError, ConfigError
 
 TRICKY = [
     "",
@@ -149,6 +151,16 @@ def test_fitting_keeps_no_text(monkeypatch):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1_000_000
+
+
+def test_no_room_for_full_tables_is_one_line_that_names_the_folder():
+    texts = [f"{' '.join(f'word{number}x' for number in range(3000))}"]
+    with room_for_files_of(1000), pytest.raises(ArtifactError) as caught:
+        TfidfVectorizer(memory_bytes=1).fit(texts)
+    assert re.fullmatch(
+        r"\S+/xelm_terms_\w+ cannot be written \(File too large\); set TMPDIR to a folder with more room\.",
+        str(caught.value),
+    )
 
 
 def test_fitting_again_forgets_what_was_fitted_before():

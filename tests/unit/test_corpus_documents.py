@@ -72,7 +72,8 @@ def test_line_separators_inside_a_text_do_not_end_its_line(tmp_path):
         (b'{"text": " \\n\\u3000"}', "text="),
         (b'{"text": 5}', "text=5"),
         (b'{"text": null}', "text=None"),
-        (b'{"text": "\\ud800"}', "half a surrogate pair"),
+        (b'{"text": "\\ud800"}', "half a surrogate pair in 'text'"),
+        (b'{"text": "x", "lang": "\\udc00"}', "half a surrogate pair in 'lang'"),
         (b'{"text": "x", "lang": 1}', "lang=1"),
     ],
 )

@@ -171,12 +171,12 @@ def _fault(row: Row, text_key: str, lang_key: str) -> BadLine | None:
         return BadLine("blank text", f"has {text_key}={text!r:.40}", needs)
     if "\0" in text:
         return BadLine("NUL", f"has a NUL character in {text_key!r}", "remove it")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        said = f"has half a surrogate pair in {text_key!r}, which no tokenizer can read"
-        return BadLine("lone surrogate", said, "remove it")
     if lang is not None and not isinstance(lang, str):
         said = "a language is a string (its key is corpus.lang_key)"
         return BadLine("language is no string", f"has {lang_key}={lang!r:.40}", said)
+    for key, value in ((text_key, text), (lang_key, lang or "")):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return BadLine("lone surrogate", f"has half a surrogate pair in {key!r}", "remove it")
     return None

@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+import time
 import tracemalloc
 from collections import Counter
 
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from backports import zstd
 
+from xelm_nemo.corpus import lines as corpus_lines
 from xelm_nemo.corpus.bad_lines import Skipped, skipped_line
 from xelm_nemo.corpus.documents import read_documents, read_file
 from xelm_nemo.corpus.lines import LONGEST_LINE_BYTES, read_lines
@@ -29,6 +31,7 @@ BAD_LINES = {
     "text is no string": b'{"text": 5}',
     "blank text": b'{"text": " "}',
     "lone surrogate": b'{"text": "\\udc00"}',
+    "lone surrogate in the language": b'{"text": "x", "lang": "\\ud800"}',
     "language is no string": b'{"text": "x", "lang": 5}',
     "duplicate id": b'{"text": "x", "id": "same"}',
 }
@@ -75,6 +78,7 @@ def test_each_kind_of_bad_line_is_counted_and_the_rest_read(tmp_path, kind):
     path.write_bytes(b"\n".join([first, BAD_LINES[kind], GOOD]) + b"\n")
     documents, skipped = read(tmp_path, path)
     assert [d.sp_id for d in documents] == ["train/00000/a.jsonl|0", "train/00000/a.jsonl|2"]
+    kind = kind.removesuffix(" in the language")
     assert skipped.kinds == {kind: 1}
     assert skipped.lines == [(2, kind)]
 
@@ -153,6 +157,25 @@ def test_truncated_compression_gives_what_is_whole_and_one_bad_line(tmp_path, na
         list(read_documents(tmp_path, "train"))
 
 
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.jsonl.zst"])
+def test_compressed_file_without_a_byte_is_damaged_and_one_of_an_empty_text_is_not(tmp_path, name):
+    path = shard(tmp_path) / name
+    path.touch()
+    assert read(tmp_path, path)[1].lines == [(1, "damaged compression")]
+    path.write_bytes(COMPRESS[name](b""))
+    assert read(tmp_path, path)[1].lines == []
+
+
+def test_long_line_in_small_blocks_takes_time_in_proportion_to_its_length(tmp_path, monkeypatch):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"x" * (LONGEST_LINE_BYTES - 1) + b"\n")
+    monkeypatch.setattr(corpus_lines, "_BLOCK_BYTES", 1024)
+    start = time.process_time()
+    [line] = read_lines(path)
+    assert len(line) == LONGEST_LINE_BYTES - 1
+    assert time.process_time() - start < 2
+
+
 def test_parquet_without_the_text_or_without_its_end_is_said(tmp_path):
     path = shard(tmp_path) / "a.parquet"
     pq.write_table(pa.table({"body": ["x", "y"]}), path)
@@ -169,6 +192,16 @@ def test_parquet_string_that_is_not_utf8_costs_one_row(tmp_path):
     documents, skipped = read(tmp_path, path)
     assert [d.text for d in documents] == ["one", "three"]
     assert skipped.lines == [(2, "not UTF-8")]
+
+
+def test_parquet_text_at_the_limit_is_read_and_one_letter_more_is_not(tmp_path):
+    path = shard(tmp_path) / "a.parquet"
+    pq.write_table(pa.table({"text": ["x" * LONGEST_LINE_BYTES, "y" * (LONGEST_LINE_BYTES + 1), "z"]}), path)
+    documents, skipped = read(tmp_path, path)
+    assert [(d.sp_id[-2:], d.text[0]) for d in documents] == [("|0", "x"), ("|2", "z")]
+    assert skipped.lines == [(2, "too long")]
+    with pytest.raises(CorpusError, match=r"a\.parquet:2 has a string of more than 16 million letters"):
+        list(read_documents(tmp_path, "train"))
 
 
 @pytest.mark.parametrize(

@@ -24,19 +24,27 @@ def read_lines(path: Path) -> Iterator[bytes | BadLine]:
     Raises:
         OSError: the file cannot be read.
     """
-    start, is_long = b"", False  # the line whose end has not come yet
+    start, length = bytearray(), 0  # the line whose end has not come yet; empty once it is too long
     for block in _blocks(path):
         if isinstance(block, BadLine):
             yield block
             return
         *ends, rest = block.split(b"\n")
         for end in ends:
-            is_long = is_long or len(start) + len(end) > LONGEST_LINE_BYTES
-            yield _too_long() if is_long else start + end
-            start, is_long = b"", False
-        is_long = is_long or len(start) + len(rest) > LONGEST_LINE_BYTES
-        start = b"" if is_long else start + rest
-    if is_long:
+            length += len(end)
+            if length > LONGEST_LINE_BYTES:
+                yield _too_long()
+            else:
+                yield bytes(start + end) if start else end
+            if start:
+                start = bytearray()
+            length = 0
+        length += len(rest)
+        if length > LONGEST_LINE_BYTES:
+            start = bytearray()
+        else:
+            start += rest  # in place: blocks may be small, and the line long
+    if length > LONGEST_LINE_BYTES:
         yield _too_long()
     elif start:
         yield LastLine(start)
@@ -50,6 +58,8 @@ def _blocks(path: Path) -> Iterator[bytes | BadLine]:
 
             damage += (ZstdError,)
         try:
+            if path.suffix == ".gz" and not path.stat().st_size:  # which gzip takes for an empty text
+                raise EOFError("the file is empty")
             while block := file.read1(_BLOCK_BYTES):
                 yield block
         except damage as error:

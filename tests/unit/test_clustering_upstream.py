@@ -140,6 +140,61 @@ def test_a_hostile_pickle_is_refused_and_not_run(folder, tmp_path, name, kind):
     assert not ran.exists()
 
 
+def array(shape, raw=b"\0" * 48, code="f4"):
+    """Pickles as an array of that shape, whatever numpy would say."""
+    made_from = (1, shape, np.dtype(code), False, raw)
+    return Calls(np.zeros(0).__reduce__()[0], np.ndarray, (0,), b"b", state=made_from)
+
+
+NO_ARRAYS = {
+    "negative": array((-3, -4)),
+    "negative, once": array((-12,), b""),
+    "floats": array((3.0, 4.0)),
+    "booleans": array((True, True), b"\0" * 4),
+    "a list": array([3, 4]),
+    "a number": array(12),
+    "letters": array(("3", "4")),
+    "none": array(None),
+    "text for bytes": array((3, 4), "\0" * 48),
+    "made by a call": Calls(np.ndarray, "f4", (3, 4), False, b""),
+    "made by a call, of objects": Calls(np.ndarray, "O8", (3, 2), False, b"\0" * 48),
+    "of no dimension": array((), b"\0" * 4),
+    "of three": array((3, 2, 2)),
+    "without a row": array((0, 4), b""),
+}
+
+
+@pytest.mark.parametrize("kind", NO_ARRAYS)
+def test_what_only_looks_like_an_array_is_refused_in_one_line(folder, kind):
+    (folder / "kmeans.pkl").write_bytes(pickle.dumps({"cluster_centers": NO_ARRAYS[kind]}))
+    with pytest.raises(ArtifactError, match=r"holds an array|holds \d+ bytes|do not belong|cannot be read"):
+        read_upstream(folder)
+
+
+def test_array_that_is_one_is_read_the_same_way(folder):
+    (folder / "kmeans.pkl").write_bytes(pickle.dumps({"cluster_centers": array((3, 4))}))
+    assert read_upstream(folder)[1]["centroids"].tolist() == [[0.0] * 4] * 3
+
+
+@pytest.mark.parametrize("term", [7, ("le", "la"), b"le", None, "le\ud800"], ids=repr)
+def test_a_term_that_is_no_text_is_refused(folder, theirs, monkeypatch, term):
+    vectorizer = theirs.named_steps["tfidf"]
+    vectorizer.vocabulary_[term] = vectorizer.vocabulary_.pop("le")
+    with monkeypatch.context() as patch:
+        upstream_clusterer.write(folder, patch, theirs, CENTERS)
+    with pytest.raises(ArtifactError, match=r"the term .*, which is no text"):
+        read_upstream(folder)
+
+
+@pytest.mark.parametrize("idf", [array((), b"\0" * 8, "f8"), array((-5, 1), b"", "f8")])
+def test_idf_that_is_no_row_is_refused(folder, theirs, monkeypatch, idf):
+    theirs.named_steps["tfidf"]._tfidf.idf_ = idf
+    with monkeypatch.context() as patch:
+        upstream_clusterer.write(folder, patch, theirs, CENTERS)
+    with pytest.raises(ArtifactError, match=r"holds an array|cannot be read"):
+        read_upstream(folder)
+
+
 def test_the_hostile_pickles_do_harm_where_they_are_simply_read(tmp_path):
     ran = tmp_path / "ran"
     for kind in ("os.system", "eval", "run", "inside another", "in a tensor", "numpy object array"):

@@ -14,6 +14,7 @@ from typing import Any
 
 _TORCH_MAGIC = 0x1950A86A20F9469CFC6C
 _SCALARS = {"i1": "b", "u1": "B", "i2": "h", "i4": "i", "i8": "q", "f4": "f", "f8": "d"}
+_CODES = {*_SCALARS, "f2"}
 _STORAGES = {"FloatStorage": "f4", "DoubleStorage": "f8", "HalfStorage": "f2", "LongStorage": "i8"}
 
 
@@ -33,8 +34,8 @@ class DType:
 
     def __init__(self, code: str, *flags: Any) -> None:
         self.code = code
-        if code not in {*_SCALARS, "f2"}:
-            raise Refused(f"an array of numpy type {code!r}")
+        if code not in _CODES:
+            raise Refused(f"an array of numpy type {code!r:.80}")
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         if state[1] not in ("<", "|"):
@@ -56,7 +57,12 @@ class Array:
         self.check()
 
     def check(self) -> "Array":
-        """Refuse a shape that is not that of the bytes."""
+        """Refuse a shape that is none, or not that of the bytes."""
+        sizes = self.shape if type(self.shape) is tuple else (None,)
+        if not all(type(size) is int and size >= 0 for size in sizes) or type(self.raw) is not bytes:
+            raise Refused(f"an array with the shape {self.shape!r:.80}")
+        if self.code not in _CODES:
+            raise Refused(f"an array of type {self.code!r:.80}")
         if len(self.raw) != math.prod(self.shape) * int(self.code[1:]):
             raise Refused(f"{len(self.raw)} bytes for an array {list(self.shape)} of {self.code}")
         return self

@@ -64,9 +64,10 @@ def _arrays(layout: dict[str, tuple[str, list[int], bool]], body: bytes) -> dict
 
 def _checked(folder: Path, num_terms: int, arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     shapes = {name: list(array.shape) for name, array in arrays.items()}
-    dim = arrays["components"].shape[0]
-    fits = shapes["components"] == [dim, num_terms] and shapes["idf"] == [num_terms]
-    if not (fits and arrays["centroids"].ndim == 2 and shapes["centroids"][1] == dim):
+    dim = shapes["components"][:1]
+    fits = shapes["components"] == [*dim, num_terms] and shapes["idf"] == [num_terms]
+    fits = fits and len(shapes["centroids"]) == 2 and shapes["centroids"][1:] == dim
+    if not (fits and all(array.size for array in arrays.values())):
         raise ArtifactError(f"{folder} has {num_terms} terms and {shapes}, which do not belong together.")
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise ArtifactError(f"{folder} has numbers that are not finite; fetch its files again.")

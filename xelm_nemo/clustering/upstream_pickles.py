@@ -35,23 +35,36 @@ def extract(tfidf: Any, kmeans: Any) -> tuple[list[str], dict[str, Array]]:
         raise Refused(f"the steps {list(steps)} where {wanted} should be")
     vectorizer = _of(steps[wanted[0]], wanted[0])
     _check_settings(vectorizer, _of(steps["Normalizer"], "Normalizer"))
-    columns: dict[str, int] = vectorizer["vocabulary_"]
-    terms = sorted(columns, key=columns.__getitem__)
-    if [columns[term] for term in terms] != list(range(len(terms))):
-        raise Refused("a vocabulary whose columns are not numbered from 0")
+    terms = _terms(vectorizer["vocabulary_"])
     centroids = (kmeans if isinstance(kmeans, dict) else _of(kmeans, "KMeans"))["cluster_centers"]
     components = _of(steps["TruncatedSVD"], "TruncatedSVD")["components_"]
     arrays = {"idf": _idf(vectorizer), "components": components, "centroids": centroids}
     if other := [name for name, array in arrays.items() if not isinstance(array, Array)]:
         raise Refused(f"no array under {other[0]}")
-    return terms, arrays
+    return terms, {name: array.check() for name, array in arrays.items()}
+
+
+def _terms(columns: dict[Any, Any]) -> list[str]:
+    other = [term for term in columns if type(term) is not str or not _is_unicode(term)]
+    if other:
+        raise Refused(f"the term {other[0]!r:.80}, which is no text")
+    terms = sorted(columns, key=columns.__getitem__)
+    if [columns[term] for term in terms] != list(range(len(terms))):
+        raise Refused("a vocabulary whose columns are not numbered from 0")
+    return terms
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def _check_settings(vectorizer: dict[str, Any], normalizer: dict[str, Any]) -> None:
     settings = {**_PLAIN, **{key: value for key, value in vectorizer.items() if key in _PLAIN}}
     settings |= {key: value for key, value in vars(vectorizer["_tfidf"]).items() if key in _PLAIN}
     if other := {key: value for key, value in settings.items() if value != _PLAIN[key]}:
-        raise Refused(f"a vectorizer with {other}, where { ({key: _PLAIN[key] for key in other}) } is read")
+        raise Refused(
+            f"a vectorizer with {other!r:.200}, where { ({key: _PLAIN[key] for key in other}) } is read"
+        )
     if "#NUMBER" in vectorizer["vocabulary_"]:
         raise Refused("the term '#NUMBER', which was to be a stop word")
     if normalizer.get("norm") != "l2":
@@ -92,7 +105,7 @@ def main() -> None:
         kmeans = _read(files[1])
         name = "the pair"
         terms, arrays = extract(tfidf, kmeans)
-        layout = {key: [array.code, array.shape, array.fortran] for key, array in arrays.items()}
+        layout = {key: [array.code, array.shape, bool(array.fortran)] for key, array in arrays.items()}
         head = json.dumps({"terms": terms, "arrays": layout})
     except Refused as error:
         output.write(json.dumps({"refused": f"{name} holds {error}"}).encode())

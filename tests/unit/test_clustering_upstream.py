@@ -1,5 +1,6 @@
 import collections
 import io
+import json
 import os
 import pickle
 import subprocess
@@ -13,6 +14,7 @@ import torch
 from tests.helpers import upstream_clusterer
 from tests.helpers.commands import run_well
 from xelm_nemo import artifacts
+from xelm_nemo.clustering import upstream
 from xelm_nemo.clustering.clusterer import TfidfClusterer, fit_clusterer
 from xelm_nemo.clustering.config import ClusteringConfig
 from xelm_nemo.clustering.features import FeatureSettings, TextFeatures
@@ -263,6 +265,30 @@ def test_the_process_that_reads_can_do_nothing_else():
     ]
     run = subprocess.run([sys.executable, "-I", "-c", "\n".join(program)], capture_output=True, text=True)
     assert run.stdout.split("\n")[:-1] == [f"refused {name}" for name in attempts], run.stderr
+
+
+def test_the_reader_is_confined_before_it_reads(folder):
+    program = [
+        "import sys",
+        f"sys.path.insert(0, {str(ROOT)!r})",
+        "from xelm_nemo.clustering import upstream_pickles",
+        "upstream_pickles._read = lambda file: open('/etc/hostname')",
+        "upstream_pickles.main()",
+    ]
+    command = [sys.executable, "-I", "-S", "-c", "\n".join(program), str(folder)]
+    said = json.loads(subprocess.run(command, capture_output=True, text=True).stdout)
+    assert said["confined"] and said["refused"].startswith("tfidf.pkl cannot be read (PermissionError")
+
+
+def test_where_nothing_confines_the_reader_a_warning_says_so(folder, monkeypatch, caplog):
+    program = "import sys; sys.path.insert(0, sys.argv.pop(1)); import {module} as module; "
+    program += "module.confine = lambda **_: False; module.main()"
+    read_upstream(folder)
+    assert caplog.messages == []
+    monkeypatch.setattr(upstream, "_PROGRAM", program)
+    read_upstream(folder)
+    [said] = caplog.messages
+    assert str(folder) in said and "take them from those that you trust" in said
 
 
 def small_clusterer():

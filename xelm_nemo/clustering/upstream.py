@@ -5,6 +5,7 @@ a reader that runs nothing of them, and passes back words and numbers.
 """
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 
 from xelm_nemo.clustering.upstream_pickles import FILES
 from xelm_nemo.errors import ArtifactError
+
+log = logging.getLogger(__name__)
 
 _PROGRAM = "import sys; sys.path.insert(0, sys.argv.pop(1)); from {module} import main; main()"
 _ROOT = Path(__file__).resolve().parents[2]
@@ -42,6 +45,13 @@ def read_upstream(folder: Path) -> tuple[list[str], dict[str, NDArray[Any]]]:
             f"{folder}: the process that reads {' and '.join(FILES)} was stopped (exit {run.returncode}); "
             "they ask for more than a clusterer of their size needs."
         ) from error
+    if not result["confined"]:
+        log.warning(
+            "clustering.source=%r: this system does not keep the process that reads %s from files and the "
+            "network; nothing of them is run, but take them from those that you trust",
+            str(folder),
+            " and ".join(FILES),
+        )
     if "refused" in result:
         raise ArtifactError(
             f"{folder}: {result['refused']}; nothing of it was run. "

@@ -97,8 +97,8 @@ def main() -> None:
     folder = Path(sys.argv[1])
     files = [(folder / name).open("rb") for name in FILES]
     size = sum((folder / name).stat().st_size for name in FILES)
-    confine(memory_bytes=(1 << 30) + 10 * size, cpu_seconds=60 + size // (1 << 20))
-    name, output = FILES[0], sys.stdout.buffer
+    confined = confine(memory_bytes=(1 << 30) + 10 * size, cpu_seconds=60 + size // (1 << 20))
+    name, result, arrays = FILES[0], dict[str, Any](), dict[str, Array]()
     try:
         tfidf = _read(files[0])
         name = FILES[1]
@@ -106,13 +106,13 @@ def main() -> None:
         name = "the pair"
         terms, arrays = extract(tfidf, kmeans)
         layout = {key: [array.code, array.shape, bool(array.fortran)] for key, array in arrays.items()}
-        head = json.dumps({"terms": terms, "arrays": layout})
+        result = {"terms": terms, "arrays": layout}
     except Refused as error:
-        output.write(json.dumps({"refused": f"{name} holds {error}"}).encode())
+        result = {"refused": f"{name} holds {error}"}
     except Exception as error:  # whatever a hostile or damaged file leads to
-        output.write(json.dumps({"refused": f"{name} cannot be read ({error!r:.200})"}).encode())
-    else:
-        output.write(head.encode() + b"\n")
-        for array in arrays.values():
-            output.write(array.raw)
+        result = {"refused": f"{name} cannot be read ({error!r:.200})"}
+    output = sys.stdout.buffer
+    output.write(json.dumps(result | {"confined": confined}).encode() + b"\n")
+    for array in arrays.values():
+        output.write(array.raw)
     output.flush()

@@ -2,12 +2,15 @@ import json
 
 import pytest
 
+from xelm_nemo import device
 from xelm_nemo.clustering.clusterer import Clusterer
 from xelm_nemo.clustering.config import ClusteringConfig
 from xelm_nemo.config.schema import RunConfig
 from xelm_nemo.corpus.config import CorpusConfig
 from xelm_nemo.errors import ConfigError
 from xelm_nemo.files import write_json
+from xelm_nemo.launch import pool
+from xelm_nemo.stages import assignment
 from xelm_nemo.stages.cluster import CLUSTER, REPORT_JSON, clusterer_recipe, fit, language_experts
 from xelm_nemo.stages.plan import check_places
 from xelm_nemo.stages.run import Run
@@ -37,6 +40,31 @@ def test_of_two_equal_clusters_the_lower_has_the_language(experts_of):
 def test_documents_without_a_language_have_no_expert_by_language(experts_of):
     assert experts_of({"?": 5, "en": 1}, {"?": 9}) == {"en": 0}
     assert experts_of({"?": 5}) == {}
+
+
+@pytest.mark.parametrize(("processes", "threads"), [(1, 6), (2, 3), (4, 1), (50, 1)])
+def test_processes_that_assign_share_the_cores(tmp_path, monkeypatch, processes, threads):
+    """Six cores, and five files: no more than six threads in all."""
+    texts = ["cat dog", "dog sun", "sun moon", "moon cat"]
+    for name in ("train/0/a", "train/0/b", "train/0/c", "train/0/d", "valid/0/a"):
+        path = tmp_path / "corpus" / f"{name}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    corpus = CorpusConfig(path=str(tmp_path / "corpus"))
+    clustering = ClusteringConfig(num_clusters=2, svd_dim=2)
+    run = Run(RunConfig(corpus=corpus, clustering=clustering, output=str(tmp_path / "run")))
+    used = []
+
+    def results(work, tasks, folder, *, processes):
+        for task in tasks.values():
+            yield work(task)
+            used.append(assignment._load(task.clusterer, task.digest, task.threads))
+
+    monkeypatch.setattr(device, "cores", lambda: 6)
+    monkeypatch.setattr(Run, "processes", lambda *_: processes)
+    monkeypatch.setattr(pool, "results", results)
+    CLUSTER.make(run)
+    assert [clusterer.features._vectorizer.num_threads for clusterer in used] == [threads] * 5
 
 
 @pytest.fixture

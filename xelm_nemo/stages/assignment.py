@@ -17,7 +17,7 @@ from xelm_nemo.clustering.assign import (
     with_clusters,
     write_assignment,
 )
-from xelm_nemo.clustering.clusterer import Clusterer
+from xelm_nemo.clustering.clusterer import Clusterer, TfidfClusterer
 from xelm_nemo.clustering.report import NO_LANGUAGE
 from xelm_nemo.corpus.bad_lines import Skipped
 from xelm_nemo.corpus.documents import Document, in_blocks, read_file
@@ -50,6 +50,7 @@ class AssignFile:
         digest: of the clusterer.
         given: where the clusters come from instead.
         output: the folder of all assignments.
+        threads: of this process, whose cores others may share; the result is the same with any number.
     """
 
     root: Path
@@ -60,6 +61,7 @@ class AssignFile:
     digest: str
     given: Given | None
     output: Path
+    threads: int = 1
 
     @property
     def name(self) -> str:
@@ -78,7 +80,7 @@ def assign_file(task: AssignFile) -> dict[str, Any]:
         CorpusError: as `read_file`, or a document that has no cluster.
         ArtifactError: given clusters are not of this corpus.
     """
-    clusterer, skipped = _load(task.clusterer, task.digest), Skipped(task.name)
+    clusterer, skipped = _load(task.clusterer, task.digest, task.threads), Skipped(task.name)
     documents = read_file(task.root, task.path, on_bad=skipped.add if task.skip_bad else None, **task.keys)
     languages = [Counter[str]() for _ in range(clusterer.num_clusters)]
     if task.given is None:
@@ -98,8 +100,11 @@ def assign_file(task: AssignFile) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=1)
-def _load(folder: Path, digest: str) -> Clusterer:
-    return Clusterer.load(folder)
+def _load(folder: Path, digest: str, threads: int) -> Clusterer:
+    clusterer = Clusterer.load(folder)
+    if isinstance(clusterer, TfidfClusterer):
+        clusterer.features.use_threads(threads)
+    return clusterer
 
 
 def _given(

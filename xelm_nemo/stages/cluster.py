@@ -4,8 +4,9 @@ import dataclasses
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from xelm_nemo import artifacts
+from xelm_nemo import artifacts, device
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.clustering.clusterer import Clusterer, fit_clusterer
 from xelm_nemo.clustering.report import NO_LANGUAGE, cluster_report, report_markdown
@@ -80,20 +81,26 @@ def _clusters_recipe(run: Run) -> Recipe:
 
 
 def _assign(run: Run, folder: Path) -> None:
-    clustering, clusterer = run.config.clustering, Clusterer.load(run.clusterer)
-    digest = artifacts.check(run.clusterer, "clusterer")["digest"]
-    given = Given(Path(clustering.assignment), clustering.remap) if clustering.assignment else None
-    files = {split: list_files(run.corpus, run.split_name(split)) for split in ("train", "valid")}
-    tasks = [
-        AssignFile(run.corpus, path, run.corpus_keys(), run.skip_bad, run.clusterer, digest, given, folder)
-        for path in (*files["train"], *files["valid"])
-    ]
-    names, processes = {task.name: task for task in tasks}, run.processes(task.path for task in tasks)
-    rows = list(pool.results(assign_file, names, folder / WORK, processes=processes))
-    languages = [row["languages"] for row in rows[: len(files["train"])]]
-    report = cluster_report(clusterer, languages, [row["skipped"] for row in rows])
+    rows, num_train = _assign_files(run, folder), len(list_files(run.corpus, run.split_name("train")))
+    languages = [row["languages"] for row in rows[:num_train]]
+    report = cluster_report(Clusterer.load(run.clusterer), languages, [row["skipped"] for row in rows])
     write_json(folder / REPORT_JSON, report)
     write_atomic(folder / REPORT_MD, report_markdown(report))
+
+
+def _assign_files(run: Run, folder: Path) -> list[dict[str, Any]]:
+    """What `assign_file` says of each file, those for training first."""
+    clustering, digest = run.config.clustering, artifacts.check(run.clusterer, "clusterer")["digest"]
+    given = Given(Path(clustering.assignment), clustering.remap) if clustering.assignment else None
+    paths = [path for split in ("train", "valid") for path in list_files(run.corpus, run.split_name(split))]
+    processes = min(run.processes(paths), len(paths))
+    keys, threads = run.corpus_keys(), max(1, device.cores() // processes)
+    tasks = [
+        AssignFile(run.corpus, path, keys, run.skip_bad, run.clusterer, digest, given, folder, threads)
+        for path in paths
+    ]
+    names = {task.name: task for task in tasks}
+    return list(pool.results(assign_file, names, folder / WORK, processes=processes))
 
 
 def _show(run: Run) -> None:

@@ -21,7 +21,7 @@ def definition(
         tokenizer=upstream_words if by_upstream else None,
         token_pattern=None if by_upstream else WORD,
         ngram_range=tuple(ngram_range),
-        stop_words=list(stop_words) or None,
+        stop_words=stop_words if isinstance(stop_words, str) else list(stop_words or ()) or None,
         max_features=max_features,
     )
 

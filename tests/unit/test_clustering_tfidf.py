@@ -39,6 +39,7 @@ SETTINGS = [
     {"ngram_range": (1, 3)},
     {"ngram_range": (2, 3), "stop_words": ["the", "cat", "été", "σας"]},
     {"stop_words": ["the", "οδυσσευς", "zero"], "max_features": 20},
+    {"stop_words": "english"},
     {"analyzer": "char_wb"},
     {"analyzer": "char_wb", "ngram_range": (1, 3)},
     {"analyzer": "char_wb", "ngram_range": (3, 5), "max_features": 300},
@@ -73,6 +74,26 @@ def test_tricky_texts_give_scikit_learns_bits(settings):
 def test_real_text_in_17_languages_gives_scikit_learns_bits(settings):
     texts = shipped_texts()
     assert_same_as_definition(texts[::2], texts[1::2], **settings)
+
+
+OTHER_SCRIPTS = {  # of which the package has no text: the first article of the declaration of human rights
+    "bn": "সমস্ত মানুষ স্বাধীনভাবে সমান মর্যাদা এবং অধিকার নিয়ে জন্মগ্রহণ করে। তাঁদের বিবেক এবং বুদ্ধি আছে।",
+    "ta": "மனிதப் பிறிவியினர் சகலரும் சுதந்திரமாகவே பிறக்கின்றனர்; அவர்கள் மதிப்பிலும், உரிமைகளிலும் சமமானவர்கள்.",
+    "te": "ప్రతిపత్తిస్వత్వముల విషయమున మానవులెల్లరును జన్మతః స్వతంత్రులును సమానులును నగుదురు.",
+    "my": "လူတိုင်းသည် တူညီ လွတ်လပ်သော ဂုဏ်သိက္ခာဖြင့် လည်းကောင်း၊ အခွင့်အရေးများဖြင့် လည်းကောင်း၊ မွေးဖွားလာသူများ ဖြစ်သည်။",
+    "he": "כל בני האדם נולדו בני חורין ושווים בערכם ובזכויותיהם. כולם חוננו בתבונה ובמצפון.",
+    "ka": "ყველა ადამიანი იბადება თავისუფალი და თანასწორი თავისი ღირსებითა და უფლებებით. ᲧᲕᲔᲚᲐ",
+    "hy": "Բոլոր մարդիկ ծնվում են ազատ և հավասար՝ իրենց արժանապատվությամբ ու իրավունքներով։ ԵՒ եւ",
+    "am": "የሰው ልጅ ሁሉ ሲወለድ ነጻና በክብርና በመብትም እኩልነት ያለው ነው።",
+    "km": "មនុស្សទាំងអស់កើតមកមានសេរីភាព និងសមភាពក្នុងសេចក្ដីថ្លៃថ្នូរ និងសិទ្ធិ។",
+    "pa": "ਸਾਰਾ ਮਨੁੱਖੀ ਪਰਿਵਾਰ ਆਪਣੀ ਮਹਿਮਾ, ਸ਼ਾਨ ਅਤੇ ਹੱਕਾਂ ਦੇ ਪੱਖੋਂ ਜਨਮ ਤੋਂ ਹੀ ਆਜ਼ਾਦ ਹੈ।",
+}
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_real_text_in_other_scripts_gives_scikit_learns_bits(settings):
+    texts = [*OTHER_SCRIPTS.values(), *(" ".join(text.split()[::-1]) for text in OTHER_SCRIPTS.values())]
+    assert_same_as_definition(texts, [text.upper() for text in texts], **settings)
 
 
 # Characters that are special somewhere, and the ranges that the others are drawn from.
@@ -202,6 +223,7 @@ def test_what_is_no_text_is_named_by_its_place():
         ({"tokenizer": "spacy"}, r"tokenizer='spacy'.*'upstream'"),
         ({"ngram_range": (2, 1)}, r"ngram_range=\[2, 1\]"),
         ({"max_features": 1}, r"max_features=1"),
+        ({"stop_words": "german"}, r"stop_words='german' is one string; give a list of words, or 'english'"),
     ],
 )
 def test_a_setting_that_cannot_work_is_named(settings, message):

@@ -54,7 +54,7 @@ class TfidfVectorizer:
         analyzer: str = "word",
         tokenizer: str = "upstream",
         ngram_range: Sequence[int] = (1, 1),
-        stop_words: Collection[str] = (),
+        stop_words: Collection[str] | None = None,
         max_features: int | None = None,
         num_threads: int | None = None,
         memory_bytes: int = 2 << 30,
@@ -66,7 +66,7 @@ class TfidfVectorizer:
                 `tokenizer` and `stop_words`.
             tokenizer: "upstream" leaves out words that start with a digit, "sklearn" keeps them.
             ngram_range: the shortest and the longest n-gram, in words or characters.
-            stop_words: words that are left out, in lower case.
+            stop_words: words that are left out, in lower case; "english" is scikit-learn's list.
             max_features: how many terms to keep, the most frequent ones; None keeps all.
             num_threads: None takes one for each processor. The result is the same with any number.
             memory_bytes: of the tables of `fit`.
@@ -77,7 +77,7 @@ class TfidfVectorizer:
         _check(analyzer, tokenizer, ngram_range, max_features)
         self.analyzer, self.tokenizer = analyzer, tokenizer
         self.ngram_range = tuple(ngram_range)
-        self.stop_words = frozenset(stop_words)
+        self.stop_words = _stop_words(stop_words)
         self.max_features = max_features
         self.num_threads = num_threads or device.cores()
         self.memory_bytes = memory_bytes
@@ -194,6 +194,16 @@ def _check(analyzer: str, tokenizer: str, ngram_range: Sequence[int], max_featur
             f"clustering.max_features={max_features} keeps fewer than two terms; use 2 or more, "
             "or null for all."
         )
+
+
+def _stop_words(words: Collection[str] | None) -> frozenset[str]:
+    if not isinstance(words, str):
+        return frozenset(words or ())
+    if words != "english":
+        raise ConfigError(f"stop_words={words!r} is one string; give a list of words, or 'english'.")
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+    return frozenset(ENGLISH_STOP_WORDS)
 
 
 def _chosen(counter: TermCounter, max_features: int | None) -> tuple[list[str], NDArray[np.int64]]:

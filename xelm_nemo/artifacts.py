@@ -21,7 +21,17 @@ from pathlib import Path
 from typing import Any
 
 from xelm_nemo.errors import ArtifactError
-from xelm_nemo.files import WORK, atomic_folder, fingerprint, read_json, sha256_each, write_json
+from xelm_nemo.files import (
+    WORK,
+    atomic_folder,
+    begin_folder,
+    begun_folder,
+    fingerprint,
+    read_json,
+    room_for,
+    sha256_each,
+    write_json,
+)
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -73,6 +83,31 @@ def build(folder: Path, recipe: Recipe, *, resumable: bool = False) -> Iterator[
     with atomic_folder(folder, resume=fingerprint(stamp) if resumable else None) as part:
         yield part
         write_manifest(part, stamp)
+
+
+def begin(folder: Path, recipe: Recipe) -> None:
+    """Make the folder that a resumable `build` by this recipe will fill, for others to work in before.
+
+    Raises:
+        ArtifactError: as `build`.
+    """
+    check_replaceable(folder, recipe.kind)
+    with room_for(folder):
+        begin_folder(folder, fingerprint(recipe.stamp()))
+
+
+def begun(folder: Path, recipe: Recipe) -> Path:
+    """The folder that `begin` has made for this recipe.
+
+    Raises:
+        ArtifactError: there is none, or it is for another recipe.
+    """
+    part = begun_folder(folder, fingerprint(recipe.stamp()))
+    if part is None:
+        raise ArtifactError(
+            f"{folder} has not been begun, or its inputs have changed since; run the command again."
+        )
+    return part
 
 
 def check_replaceable(folder: Path, kind: str) -> None:

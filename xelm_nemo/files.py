@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from xelm_nemo.errors import ArtifactError, ConfigError
 
 WORK = ".work"  # in a folder that is being made: what helps to go on; it is gone when the folder is whole
+_MADE_FROM = f"{WORK}/made_from"
 _HASH_CHUNK_BYTES = 1 << 20
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -37,7 +38,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         ArtifactError: its folder cannot be made, or there is no room for it; an older file of the name is as
             it was.
     """
-    part = path.with_name(f".{path.name}.part")  # one name: what a kill leaves is written over next time
+    part = _part_of(path)  # one name: what a kill leaves is written over next time
     with room_for(path):
         _make_folder(path.parent)
         try:
@@ -103,17 +104,11 @@ def atomic_folder(path: Path, *, resume: str | None = None) -> Iterator[Path]:
     Raises:
         ArtifactError: it cannot be made here, or there is no room for it.
     """
-    part = path.with_name(f".{path.name}.part")
     old = path.with_name(f".{path.name}.old")
     with room_for(path):
         _make_folder(path.parent)
         remove(old)
-        made_from = part / WORK / "made_from"
-        if resume is None or not made_from.is_file() or made_from.read_text() != resume:
-            remove(part)
-            _make_folder(part)
-            if resume is not None:
-                write_atomic(made_from, resume)
+        part = begin_folder(path, resume)
         try:
             yield part
         except BaseException:
@@ -129,6 +124,26 @@ def atomic_folder(path: Path, *, resume: str | None = None) -> Iterator[Path]:
         part.rename(path)
         _sync_folder(path.parent)
         remove(old)
+
+
+def begin_folder(path: Path, resume: str | None) -> Path:
+    """The folder that `atomic_folder` yields: what is left of one with the same `resume`, or else empty."""
+    part = begun_folder(path, resume)
+    if part is None:
+        part = _part_of(path)
+        _make_folder(path.parent)
+        remove(part)
+        _make_folder(part)
+        if resume is not None:
+            write_atomic(part / _MADE_FROM, resume)
+    return part
+
+
+def begun_folder(path: Path, resume: str | None) -> Path | None:
+    """What is left of the folder that `atomic_folder` yielded with the same `resume`, if there is any."""
+    made_from = _part_of(path) / _MADE_FROM
+    is_left = resume is not None and made_from.is_file() and made_from.read_text() == resume
+    return _part_of(path) if is_left else None
 
 
 def remove(path: Path) -> None:
@@ -246,6 +261,10 @@ def config_folder() -> Path:
             "the configuration files are not installed; run `pip install -e .` in the checkout."
         )
     return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _part_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")
 
 
 def _make_folder(path: Path) -> None:

@@ -14,6 +14,7 @@ from xelm_nemo.corpus.tokenizer import train_tokenizer
 from xelm_nemo.corpus.udhr import documents
 from xelm_nemo.launch import pool
 from xelm_nemo.stages import pipeline
+from xelm_nemo.stages.__main__ import main as stage_job
 
 pytestmark = pytest.mark.slow
 
@@ -103,6 +104,52 @@ def test_killed_between_files_goes_on_with_the_others_and_never_with_another_rec
     assert process.communicate()[0] is not None and process.returncode == 0
     assert {name: contents(folder / name) for name in whole} == whole
     assert not (folder / "tokens/.work").exists()
+
+
+def job_of(folder, verb, part):
+    """Do what a job of SLURM does that has a part of a stage; its exit code."""
+    place = folder / "launch" / f"{verb}-{part[0]}"
+    place.mkdir(parents=True, exist_ok=True)
+    return command.run(lambda: stage_job(verb, folder / "config.yaml", place, part))
+
+
+def test_parts_that_jobs_share_give_the_bytes_of_one_process(tmp_path, capsys):
+    corpus, folder = write_corpus(tmp_path / "corpus"), tmp_path / "shared"
+    whole = made_by(tmp_path, "whole", corpus, "clustering=tfidf_char")
+    arguments = [*SETTINGS, "clustering=tfidf_char", f"corpus.path={corpus}", f"output={folder}"]
+    assert here("prepare", *arguments) == 0  # writes the run's configuration
+
+    def job(verb, part):
+        return job_of(folder, verb, part)
+
+    assert job("cluster", "begin") == 0
+    assert job("cluster", "0/3") == job("cluster", "2/3") == 0
+    assert len(list(folder.glob(".clusters.part/train/*/*.jsonl"))) == 4
+    assert not (folder / "clusters").exists()
+    assert job("cluster", "1/3") == 0
+    done = {path: path.stat().st_mtime_ns for path in folder.glob(".clusters.part/.work/**/*.json")}
+    assert job("cluster", "1/3") == 0 and len(done) == 7
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    assert here("cluster", *arguments) == 0
+    assert job("cluster", "1/3") == 0  # nothing is left to do
+    capsys.readouterr()
+    assert job("shard", "0/2") == 2
+    assert "tokenizer is missing; run the command that makes it first" in capsys.readouterr().err
+    for part in ("begin", "0/2", "1/2"):
+        assert job("shard", part) == 0
+    assert here("shard", *arguments) == 0
+    assert {name: contents(folder / name) for name in whole} == whole
+
+
+def test_part_of_work_that_nobody_has_begun_is_refused(tmp_path, capsys):
+    corpus, folder = write_corpus(tmp_path / "corpus"), tmp_path / "run"
+    assert here("prepare", *SETTINGS, f"corpus.path={corpus}", f"output={folder}") == 0
+    assert job_of(folder, "cluster", "begin") == 0
+    with (corpus / "train/0/0.jsonl").open("a") as file:
+        file.write('{"text": "one more"}\n')
+    capsys.readouterr()
+    assert job_of(folder, "cluster", "0/2") == 2
+    assert "clusters has not been begun, or its inputs have changed since" in capsys.readouterr().err
 
 
 def test_work_left_by_another_recipe_is_thrown_away(tmp_path):

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from tests.helpers.commands import SMALL, start
-from tests.helpers.slurm_cluster import Cluster, is_running, missing, pids, wait_for
+from tests.helpers.slurm_cluster import is_running, pids, wait_for
 from tests.helpers.weights import read_weights
 from xelm_nemo.expert.job import TrainJob
 from xelm_nemo.expert.loop import train
@@ -40,17 +40,6 @@ SETTINGS = [
 STUBBORN, STARVED = 9, 5  # the expert that always fails, and the one that is given too little memory first
 WRONG_SECONDS = 5.0  # as long as the status may lag behind what is so
 HOLD_SECONDS = 4.0  # sooner, a node still takes a job that comes back for the one that went
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    assert missing() is None, missing()
-    cluster = Cluster(tmp_path_factory.mktemp("slurm"))
-    cluster.start()
-    os.environ["SLURM_CONF"] = str(cluster.conf)
-    yield cluster
-    cluster.stop()
-    del os.environ["SLURM_CONF"]
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 from xelm_nemo import artifacts
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.config.compose import compose
-from xelm_nemo.errors import ConfigError
+from xelm_nemo.errors import ConfigError, LaunchError
 from xelm_nemo.launch.slurm import Queued
 from xelm_nemo.launch.state import End, State, write_state
 from xelm_nemo.stages import follow, submit, verbs
@@ -129,6 +129,100 @@ def test_model_that_says_it_lives_is_not_started_twice_when_slurm_is_down(ready,
 def write_state_of(job, state):
     Path(job.folder).mkdir(parents=True, exist_ok=True)
     write_state(Path(job.folder), fresh(state))
+
+
+# --- Stages whose files several jobs share ----------------------------------------------------------
+
+SHARES = ["cluster-0-of-3", "cluster-1-of-3", "cluster-2-of-3"]
+DONE = End("finished", 0)
+
+
+@pytest.fixture
+def shared(run):
+    """The run with three jobs for the files of a stage."""
+    slurm = dataclasses.replace(run.config.launch.slurm, file_jobs=3)
+    launch = dataclasses.replace(run.config.launch, slurm=slurm)
+    return Run(dataclasses.replace(run.config, launch=launch))
+
+
+def test_files_are_shared_by_an_array_between_a_job_before_and_one_after(shared, sent):
+    submit_all(shared)
+    assert sent[:7] == [
+        ("cluster-begin", ["cluster-begin"], ""),
+        ("cluster-files", SHARES, "afterok:41"),
+        ("cluster", ["cluster"], "afterok:42_0:42_1:42_2"),
+        ("shard-begin", ["shard-begin"], "afterok:43"),
+        ("shard-files", [f"shard-{k}-of-3" for k in range(3)], "afterok:44"),
+        ("shard", ["shard"], "afterok:45_0:45_1:45_2"),
+        ("branch", ["branch"], "afterok:46"),
+    ]
+
+
+def test_job_that_shares_is_told_which_part_is_its_own(shared):
+    planned = submit.plan(shared, stages_of("cluster", shared.config), "cluster", Path("c.yaml"))
+    ((begin,), shares, (last,)) = planned.before[-1]
+    assert [job.arguments[3:] for job in (begin, *shares, last)] == [
+        ("begin",), ("0/3",), ("1/3",), ("2/3",), (),
+    ]  # fmt: skip
+    assert [job.folder.name for job in shares] == SHARES
+
+
+def ends(run, name, end, job):
+    """Write what a job says of itself."""
+    folder = run.folder / "launch" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    write_state(folder, fresh(state(end, job=job)))
+
+
+def again(shared, sent, queued):
+    """What is submitted when the same command is run again."""
+    sent.clear()
+    records = submit_all(shared, "cluster", queued=queued)
+    return list(sent), records
+
+
+def test_nothing_is_submitted_while_the_shares_and_what_follows_are_under_way(shared, sent):
+    submit_all(shared, "cluster")
+    ends(shared, "cluster-begin", DONE, "41")
+    ends(shared, SHARES[0], DONE, "42_0")
+    queued = {"42_1": RUNNING, "42_2": PENDING, "43": PENDING}
+    assert again(shared, sent, queued)[0] == []
+    for number in (1, 2):
+        ends(shared, SHARES[number], DONE, f"42_{number}")
+    assert again(shared, sent, {"43": RUNNING})[0] == []
+
+
+def test_failed_share_is_submitted_again_and_what_others_write_into_is_not_begun_anew(shared, sent):
+    submit_all(shared, "cluster")
+    ends(shared, "cluster-begin", DONE, "41")
+    ends(shared, SHARES[0], DONE, "42_0")
+    ends(shared, SHARES[1], End("failed", 1), "42_1")
+    found, records = again(shared, sent, {"42_2": RUNNING})
+    assert found == [
+        ("cluster-files", [SHARES[1]], ""),
+        ("cluster", ["cluster"], "afterok:41:42_2"),
+    ]
+    assert records[SHARES[0]]["job"] == "42_0"
+
+
+def test_where_no_share_lives_all_begins_again_and_finds_what_is_done(shared, sent):
+    submit_all(shared, "cluster")
+    for number, end in enumerate([DONE, End("failed", 1), DONE]):
+        ends(shared, SHARES[number], end, f"42_{number}")
+    found, _ = again(shared, sent, {"43": PENDING})
+    assert [name for name, *_ in found] == ["cluster-begin", "cluster-files", "cluster"]
+
+
+@pytest.mark.parametrize("file_jobs", [1, 4])
+def test_number_of_shares_cannot_change_while_some_are_under_way(shared, run, sent, file_jobs):
+    submit_all(shared, "cluster")
+    slurm = dataclasses.replace(run.config.launch.slurm, file_jobs=file_jobs)
+    launch = dataclasses.replace(run.config.launch, slurm=slurm)
+    other = Run(dataclasses.replace(run.config, launch=launch))
+    with pytest.raises(
+        LaunchError, match=r"file_jobs is not what it was when SLURM jobs 42_1 .*xelm_nemo\.cancel"
+    ):
+        submit_all(other, "cluster", queued={"42_1": RUNNING})
 
 
 # --- The fate of a job ------------------------------------------------------------------------------

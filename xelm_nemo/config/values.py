@@ -59,6 +59,7 @@ AT_LEAST = {
     "launch.slurm.gpus_per_rank": 0,
     "launch.slurm.cpus_per_rank": 1,
     "launch.slurm.mem_gb": 0,
+    "launch.slurm.file_jobs": 1,
     "launch.slurm.grace_seconds": 1,
     "launch.slurm.max_crashes": 0,
 }

@@ -18,6 +18,7 @@ class SlurmConfig:
     gpus_per_rank: int = 1  # 0: on CPUs
     cpus_per_rank: int = 8
     mem_gb: int | None = None  # of a node; 0: all of it
+    file_jobs: int = 1  # jobs that share the corpus files in `cluster` and `shard`
     grace_seconds: int = 120  # this long before its limit a job is asked to stop
     max_crashes: int = 2  # so often a job that crashed is started again
     modules: list[str] = field(default_factory=list)  # for `module load`

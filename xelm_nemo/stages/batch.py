@@ -24,6 +24,18 @@ def make_verb(run: Run, verb: str) -> None:
     make(run, stages)
 
 
+def begin_verb(run: Run, verb: str) -> None:
+    """Make what comes before the verb, and what jobs that share its files need."""
+    *before, stage = stages_of(verb, run.config)
+    make(run, before)
+    stage.begin(run)
+
+
+def share_verb(run: Run, verb: str, part: int, parts: int) -> None:
+    """Do one of so many parts of the verb's files."""
+    stages_of(verb, run.config)[-1].share(run, part, parts)
+
+
 def _check_trained(run: Run) -> None:
     missing = [job for job in round_jobs(run) if not is_finished(job)]
     if missing:

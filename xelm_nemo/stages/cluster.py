@@ -21,6 +21,7 @@ from xelm_nemo.stages.stage import Product, stage_of
 
 log = logging.getLogger(__name__)
 
+_ALL = slice(None)
 REPORT_JSON, REPORT_MD = "report.json", "report.md"
 
 
@@ -88,12 +89,13 @@ def _assign(run: Run, folder: Path) -> None:
     write_atomic(folder / REPORT_MD, report_markdown(report))
 
 
-def _assign_files(run: Run, folder: Path) -> list[dict[str, Any]]:
-    """What `assign_file` says of each file, those for training first."""
+def _assign_files(run: Run, folder: Path, some: slice = _ALL) -> list[dict[str, Any]]:
+    """What `assign_file` says of each file, or of some, those for training first."""
     clustering, digest = run.config.clustering, artifacts.check(run.clusterer, "clusterer")["digest"]
     given = Given(Path(clustering.assignment), clustering.remap) if clustering.assignment else None
     paths = [path for split in ("train", "valid") for path in list_files(run.corpus, run.split_name(split))]
-    processes = min(run.processes(paths), len(paths))
+    paths = paths[some]
+    processes = max(1, min(run.processes(paths), len(paths)))
     keys, threads = run.corpus_keys(), max(1, device.cores() // processes)
     tasks = [
         AssignFile(run.corpus, path, keys, run.skip_bad, run.clusterer, digest, given, folder, threads)
@@ -103,6 +105,10 @@ def _assign_files(run: Run, folder: Path) -> list[dict[str, Any]]:
     return list(pool.results(assign_file, names, folder / WORK, processes=processes))
 
 
+def _share(run: Run, folder: Path, some: slice) -> None:
+    _assign_files(run, folder, some)
+
+
 def _show(run: Run) -> None:
     log.info("cluster:\n%s", (run.clusters / REPORT_MD).read_text().rstrip())
 
@@ -110,6 +116,6 @@ def _show(run: Run) -> None:
 CLUSTER = stage_of(
     "cluster",
     Product(lambda run: run.clusterer, clusterer_recipe, fit),
-    Product(lambda run: run.clusters, _clusters_recipe, _assign, resumable=True),
+    Product(lambda run: run.clusters, _clusters_recipe, _assign, resumable=True, share=_share),
     finish=_show,
 )

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 from pathlib import Path
+from typing import Any
 
 from xelm_nemo import artifacts
 from xelm_nemo.artifacts import Recipe
@@ -28,6 +29,7 @@ from xelm_nemo.stages.stage import Product, stage_of
 log = logging.getLogger(__name__)
 
 _EASE_OF_COPYING = 64
+_ALL = slice(None)
 
 
 def tokenizer_source(run: Run) -> str | None:
@@ -80,25 +82,8 @@ def _make_tokens(run: Run, folder: Path) -> None:
 def _tokenise(run: Run, folder: Path, split: str, dtype: str) -> list[dict[str, int]]:
     """Tokenise a split file by file, then join each cluster's pieces; what there is of each cluster."""
     clusters, work = run.config.clustering.num_clusters, folder / WORK / split
-    files = list_files(run.corpus, run.split_name(split))
-    digest = artifacts.check(run.tokenizer, "tokenizer")["digest"]
-    keys, processes = run.corpus_keys(), run.processes(files)
-    pieces = [work / "pieces" / str(number) for number in range(len(files))]
-    tokenise = {
-        str(number): TokeniseFile(
-            run.corpus,
-            path,
-            keys,
-            run.skip_bad,
-            run.clusters,
-            clusters,
-            run.tokenizer,
-            digest,
-            pieces[number],
-        )
-        for number, path in enumerate(files)
-    }
-    rows = list(pool.results(tokenise_file, tokenise, work / "tokenised", processes=processes))
+    rows, files = _tokenise_files(run, folder, split), list_files(run.corpus, run.split_name(split))
+    pieces = [_pieces(folder, split, number) for number in range(len(files))]
     join = {str(k): JoinPieces(pieces, k, dtype, shard_prefix(folder, k, split)) for k in range(clusters)}
     processes = run.processes(files, ease=_EASE_OF_COPYING)
     for _ in pool.results(join_pieces, join, work / "joined", processes=processes):
@@ -110,8 +95,40 @@ def _tokenise(run: Run, folder: Path, split: str, dtype: str) -> list[dict[str, 
     ]
 
 
+def _tokenise_files(run: Run, folder: Path, split: str, some: slice = _ALL) -> list[dict[str, Any]]:
+    """What `tokenise_file` says of each file of a split, or of some."""
+    clusters, tokenizer = run.config.clustering.num_clusters, run.tokenizer
+    digest = artifacts.check(tokenizer, "tokenizer")["digest"]
+    files = list(enumerate(list_files(run.corpus, run.split_name(split))))[some]
+    tasks = {
+        str(number): TokeniseFile(
+            run.corpus,
+            path,
+            run.corpus_keys(),
+            run.skip_bad,
+            run.clusters,
+            clusters,
+            tokenizer,
+            digest,
+            _pieces(folder, split, number),
+        )
+        for number, path in files
+    }
+    done, processes = folder / WORK / split / "tokenised", run.processes(path for _, path in files)
+    return list(pool.results(tokenise_file, tasks, done, processes=processes))
+
+
+def _pieces(folder: Path, split: str, number: int) -> Path:
+    return folder / WORK / split / "pieces" / str(number)
+
+
+def _share(run: Run, folder: Path, some: slice) -> None:
+    for split in ("train", "valid"):
+        _tokenise_files(run, folder, split, some)
+
+
 SHARD = stage_of(
     "shard",
     Product(lambda run: run.tokenizer, _tokenizer_recipe, _make_tokenizer),
-    Product(lambda run: run.tokens, _tokens_recipe, _make_tokens, resumable=True),
+    Product(lambda run: run.tokens, _tokens_recipe, _make_tokens, resumable=True, share=_share),
 )

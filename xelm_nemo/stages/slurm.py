@@ -69,7 +69,8 @@ def _followed(planned: Plan, jobs: dict[str, dict[str, str]]) -> list[Followed]:
     def followed(name: str, folder: Path) -> Followed:
         return Followed(name, jobs.get(name, {}).get("job"), folder)
 
-    before = [followed(job.name, job.folder) for job in planned.before]
+    steps = [step for steps in planned.before for step in steps]
+    before = [followed(job.name, job.folder) for step in steps for job in step]
     models = [
         dataclasses.replace(followed(job.name, Path(job.folder)), is_done=functools.partial(is_finished, job))
         for job in planned.models

@@ -1,4 +1,8 @@
-"""A run as batch jobs: each stage one, all experts of a round an array, in one graph of dependencies."""
+"""A run as batch jobs: each stage one, all experts of a round an array, in one graph of dependencies.
+
+With `launch.slurm.file_jobs` above one, a stage that works file by file is three: a job that begins, an array
+that shares the files, and a job that puts together what they made.
+"""
 
 import dataclasses
 import time
@@ -15,10 +19,10 @@ from xelm_nemo.files import read_json, write_atomic, write_json
 from xelm_nemo.launch import slurm
 from xelm_nemo.launch.batch import Batch, submit, text
 from xelm_nemo.launch.job import Job
-from xelm_nemo.launch.state import read_state
 from xelm_nemo.stages.jobs import launched, round_jobs
 from xelm_nemo.stages.run import CONFIG, Run
 from xelm_nemo.stages.stage import Stage
+from xelm_nemo.stages.under_way import is_alive, left
 
 LAUNCH = "launch"  # in the run folder: what was submitted
 JOBS = "jobs.json"  # the newest job of each name
@@ -30,12 +34,12 @@ class Plan:
     """What is to be submitted, in order.
 
     Attributes:
-        before: stages, each after the one before it.
+        before: stages, each after the one before it, and each in steps: jobs, which are an array if several.
         models: the models to train, an array, after those stages.
         closing: the stage that records the models and goes on from there; after the array, however it ends.
     """
 
-    before: Sequence[Job]
+    before: Sequence[Sequence[Sequence[Job]]]
     models: Sequence[TrainJob]
     closing: Job | None
 
@@ -52,16 +56,16 @@ def plan(run: Run, stages: Sequence[Stage], verb: str, config: Path, only: Colle
     """
     names = [stage.name for stage in stages]
     first = next((k for k, stage in enumerate(stages) if not stage.is_current(run)), len(stages))
-    missing = names[first:]
+    missing = stages[first:]
     if "train" not in names:  # a verb before training; the shipped corpus is made along with the next stage
-        chosen = [name for name in missing if name != "prepare" or name == verb]
-        return Plan([_stage_job(run, name, config) for name in chosen], [], None)
-    before = [name for name in missing if name in ("cluster", "shard", "branch")]
+        chosen = [stage for stage in missing if stage.name != "prepare" or stage.name == verb]
+        return Plan([_steps(run, stage, config) for stage in chosen], [], None)
+    before = [stage for stage in missing if stage.name in ("cluster", "shard", "branch")]
     models = [job for job in round_jobs(run) if not only or job.name in only]
     if not before:
         models = [job for job in models if not is_finished(job)]
     closing = _stage_job(run, verb, config) if missing else None
-    return Plan([_stage_job(run, name, config) for name in before], models, closing)
+    return Plan([_steps(run, stage, config) for stage in before], models, closing)
 
 
 def scripts(run: Run, planned: Plan) -> list[str]:
@@ -86,22 +90,28 @@ def submit_all(
     """
     jobs = recorded(run)
     alive = [job for job in planned.models if is_alive(jobs.get(job.name), Path(job.folder), queued)]
-    fresh = dataclasses.replace(planned, models=[job for job in planned.models if job not in alive])
+    before, kept = list[Sequence[Sequence[Job]]](), set[str]()
+    for steps in planned.before:
+        own, more = left(steps, jobs, queued)
+        before, kept = [*before, own], kept | more
+    models = [job for job in planned.models if job not in alive]
+    fresh = dataclasses.replace(planned, before=before, models=models)
     if not planned.before:  # else their sizes may not be known yet, and the last stage before writes them
         for job in fresh.models:
             job.save()
 
-    stages = [*planned.before, *([planned.closing] if planned.closing and not fresh.models else [])]
-    kept = {job.name for job in stages if is_alive(jobs.get(job.name), job.folder, queued)}
+    closing = planned.closing
+    if closing and not fresh.models and is_alive(jobs.get(closing.name), closing.folder, queued):
+        kept.add(closing.name)
 
     def send(batch: Batch) -> list[str]:
-        if batch.jobs[0].name in kept:
-            return [jobs[batch.jobs[0].name]["job"]]
-        ids = submit(batch, run.config.launch, folder)
-        for job, name in zip(batch.jobs, ids, strict=True):
-            jobs[job.name] = {"job": name, "folder": str(job.folder), "submitted": time.time()}
-        write_json(run.folder / LAUNCH / JOBS, jobs)
-        return ids
+        new = [job for job in batch.jobs if job.name not in kept]
+        if new:
+            ids = submit(dataclasses.replace(batch, jobs=new), run.config.launch, folder)
+            for job, name in zip(new, ids, strict=True):
+                jobs[job.name] = {"job": name, "folder": str(job.folder), "submitted": time.time()}
+            write_json(run.folder / LAUNCH / JOBS, jobs)
+        return [jobs[job.name]["job"] for job in batch.jobs]
 
     _Chain(send, [jobs[job.name]["job"] for job in alive if job.name in jobs]).run(run, fresh)
     return jobs
@@ -120,16 +130,6 @@ def recorded(run: Run) -> dict[str, Any]:
     return dict(read_json(path)) if path.is_file() else {}
 
 
-def is_alive(record: Any, folder: Path, queued: dict[str, slurm.Queued] | None) -> bool:
-    """Whether a job runs or will run: SLURM says so or, when SLURM is down, the job's own state."""
-    state = read_state(folder)
-    if state and state.end is None and not state.is_silent:
-        return True
-    if record is None or queued is None:
-        return False
-    return record["job"] in queued and queued[record["job"]].is_active
-
-
 def is_finished(job: TrainJob) -> bool:
     """Whether a model is whole and up to date; not while what it is made from is missing."""
     try:
@@ -138,9 +138,21 @@ def is_finished(job: TrainJob) -> bool:
         return False
 
 
-def _stage_job(run: Run, name: str, config: Path) -> Job:
+def _steps(run: Run, stage: Stage, config: Path) -> list[list[Job]]:
+    shares = run.config.launch.slurm.file_jobs if stage.can_be_shared else 1
+    last = [_stage_job(run, stage.name, config)]
+    if shares == 1:
+        return [last]
+    begin = _stage_job(run, stage.name, config, "begin")
+    return [[begin], [_stage_job(run, stage.name, config, f"{k}/{shares}") for k in range(shares)], last]
+
+
+def _stage_job(run: Run, verb: str, config: Path, part: str = "") -> Job:
+    """The job of a verb, or of a part of it, whose name is such as "cluster-begin" or "cluster-3-of-8"."""
+    name = f"{verb}-{part.replace('/', '-of-')}" if part else verb
     folder = run.folder.resolve() / LAUNCH / name
-    return Job(name, WORKER, folder, arguments=(name, str(config), str(folder)))
+    arguments = (verb, str(config), str(folder), *([part] if part else []))
+    return Job(name, WORKER, folder, arguments=arguments)
 
 
 @dataclass
@@ -152,9 +164,10 @@ class _Chain:
 
     def run(self, run: Run, planned: Plan) -> list[Batch]:
         name, batches, after = run.folder.resolve().name, list[Batch](), ""
-        for job in planned.before:
-            batches.append(Batch(f"{name}-{job.name}", [job], after, is_stage=True))
-            after = "afterok:" + ":".join(self.send(batches[-1]))
+        for step in (step for steps in planned.before for step in steps):
+            title = step[0].name if len(step) == 1 else f"{step[0].arguments[0]}-files"
+            batches.append(Batch(f"{name}-{title}", step, after, is_stage=True))
+            after = "afterok:" + ":".join(dict.fromkeys(self.send(batches[-1])))
         training = list(self.training)
         if planned.models:
             batches.append(Batch(f"{name}-experts", [launched(run, job) for job in planned.models], after))

@@ -15,7 +15,8 @@ from xelm_nemo.stages.pipeline import make, stages_of
 from xelm_nemo.stages.rows import models, open_run
 from xelm_nemo.stages.run import CONFIG, Run
 from xelm_nemo.stages.slurm import run_on_slurm
-from xelm_nemo.stages.submit import JOBS, LAUNCH, is_alive, recorded
+from xelm_nemo.stages.submit import JOBS, LAUNCH, recorded
+from xelm_nemo.stages.under_way import is_alive
 
 logger = logging.getLogger(__name__)
 

@@ -4,19 +4,12 @@ import torch
 from scipy import sparse
 from sklearn.decomposition import TruncatedSVD
 
+from tests.helpers.topics import documents
 from xelm_nemo.clustering import svd
 from xelm_nemo.clustering.rows_on_disk import store_rows
 from xelm_nemo.clustering.svd import bag_product, right_singular_vectors
 
 CPU = torch.device("cpu")
-
-
-def documents(num_documents=600, num_terms=900, topics=12, seed=0):
-    """Counts of words by topic, as weights of unit rows."""
-    rng = np.random.default_rng(seed)
-    chance = rng.dirichlet(np.full(num_terms, 0.05), topics)
-    counts = np.stack([rng.multinomial(40, chance[rng.integers(topics)]) for _ in range(num_documents)])
-    return sparse.csr_matrix(counts / np.linalg.norm(counts, axis=1, keepdims=True))
 
 
 def test_the_vectors_are_those_of_the_whole_decomposition():

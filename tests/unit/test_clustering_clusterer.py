@@ -1,10 +1,19 @@
 import json
+import os
+import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
 import pytest
 
-from xelm_nemo.clustering.clusterer import Clusterer, TfidfClusterer, TypologyClusterer, fit_clusterer
+from xelm_nemo.clustering.clusterer import (
+    Clusterer,
+    RandomClusterer,
+    TfidfClusterer,
+    TypologyClusterer,
+    fit_clusterer,
+)
 from xelm_nemo.clustering.config import METHODS, ClusteringConfig
 from xelm_nemo.clustering.report import cluster_report, report_markdown
 from xelm_nemo.corpus.documents import Document
@@ -62,6 +71,14 @@ def test_random_clusters_depend_on_the_document_and_the_seed_alone():
     assert all(150 < count < 250 for count in Counter(clusters).values())
 
 
+@pytest.mark.parametrize(
+    ("seed", "expected"), [(0, [2, 2, 1, 4, 2, 2, 4, 0, 0, 6]), (1234, [2, 1, 0, 7, 3, 6, 3, 7, 4, 1])]
+)
+def test_random_clusters_are_those_of_every_version(seed, expected):
+    some = [Document(f"train/00000/mc4.jsonl|{line}", "x", None) for line in range(10)]
+    assert RandomClusterer(8, seed).assign(some) == expected
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_loaded_clusterer_assigns_as_the_fitted_one(tmp_path, method):
     fitted = fit_clusterer(documents(), config(method))
@@ -80,6 +97,43 @@ def test_a_tfidf_clusterer_keeps_the_bits_that_the_router_needs(tmp_path):
     assert isinstance(loaded, TfidfClusterer)
     assert np.array_equal(loaded.centroids, fitted.centroids)
     assert np.array_equal(loaded.features.transform(["the loi"]), fitted.features.transform(["the loi"]))
+
+
+FIT = """
+import os, sys
+cores = int(sys.argv[2])
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = sys.argv[2]
+from pathlib import Path
+import numpy as np, torch
+from xelm_nemo import device
+from xelm_nemo.clustering.clusterer import fit_clusterer
+from xelm_nemo.clustering.config import ClusteringConfig
+from xelm_nemo.corpus.documents import Document
+from xelm_nemo.corpus.udhr import documents
+from xelm_nemo.files import write_json
+assert (device.cores(), torch.get_num_threads()) == (cores, cores)
+words = [word for row in documents() for word in row["text"].split()]
+draws = np.random.default_rng(0).integers(len(words) - 20, size=40_000)
+corpus = [Document(f"a|{n}", " ".join(words[at : at + 20]), None) for n, at in enumerate(draws)]
+clusterer = fit_clusterer(corpus, ClusteringConfig(num_clusters=5, svd_dim=20, num_starts=1))
+clusterer.save(Path(sys.argv[1]))
+write_json(Path(sys.argv[1], "assignment.json"), clusterer.assign(corpus))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_processes_with_other_numbers_of_threads_make_the_same_clusterer_and_clusters(tmp_path):
+    made = []
+    for run, cores in enumerate((1, 2, 2)):
+        folder = tmp_path / str(run)
+        folder.mkdir()
+        subprocess.run([sys.executable, "-W", "ignore", "-c", FIT, str(folder), str(cores)], check=True)
+        made.append({path.name: path.read_bytes() for path in sorted(folder.iterdir())})
+    assert {"features.safetensors", "centroids.safetensors", "assignment.json"} < made[0].keys()
+    assert made[0] == made[1] == made[2]
+    assert Counter(json.loads(made[0]["assignment.json"])).keys() == set(range(5))
 
 
 class Stream:

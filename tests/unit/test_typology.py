@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from xelm_nemo.clustering import uriel
+from xelm_nemo.clustering import typology, uriel
 from xelm_nemo.clustering.clusterer import RandomClusterer, TypologyClusterer
 from xelm_nemo.clustering.typology import (
     XELM_LANGUAGES,
@@ -152,6 +152,14 @@ def test_other_languages_come_from_lang2vec(lang2vec):
     assert distance[0, 1] == pytest.approx(1 - x @ y / np.sqrt((x @ x) * (y @ y)))
     assert distance[1, 2] == pytest.approx(0) and not distance.diagonal().any()
     assert nearest_donor("gd", ["en", "cy"])[0] == "cy"
+
+
+@pytest.mark.skipif(uriel.find_spec("lang2vec") is None, reason="pip install -e .[typology]")
+def test_shipped_table_is_what_lang2vecs_data_give():
+    languages = list(typology._table()[0])
+    found = typology._with_lang2vec(languages, unknown=[])
+    assert found == pytest.approx(language_distances(languages), abs=1e-6)
+    assert nearest_donor("gd", XELM_LANGUAGES)[1] > 0  # which the table does not have
 
 
 def test_a_language_that_nobody_knows_is_named_with_what_would_help(monkeypatch, request):

@@ -1,5 +1,9 @@
 """What the classes behind `TfidfVectorizer` do that it does not show; the numbers are held to there."""
 
+import contextlib
+import threading
+import time
+
 import numpy as np
 import pytest
 
@@ -58,6 +62,38 @@ def test_a_file_that_is_cut_off_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(OSError, match="0 cannot be read"):
         cut.all()
+
+
+@contextlib.contextmanager
+def ticks():
+    """Yield a list that a Python thread lengthens every millisecond in which it may run."""
+    found, over = [], threading.Event()
+
+    def tick():
+        while not over.wait(0.001):
+            found.append(time.perf_counter())
+
+    thread = threading.Thread(target=tick)
+    thread.start()
+    try:
+        yield found
+    finally:
+        over.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("method", ["fit", "transform"])
+def test_other_python_threads_run_meanwhile(tmp_path, method):
+    texts = [" ".join(f"w{n:x}" for n in range(500_000))] * 8
+    counted = counter(tmp_path, memory_bytes=1 << 30)
+    counted.add(["w0 w1 w2"])
+    fitted = Tfidf(WORDS, [], counted.all()[0], np.ones(3))
+    calls = {"fit": counted.add, "transform": lambda some: fitted.transform(some, num_threads=1)}
+    with ticks() as found:
+        start = time.perf_counter()
+        calls[method](texts)
+        end = time.perf_counter()
+    assert sum(start < at < end for at in found) >= 10  # with the lock held there would be none
 
 
 def test_terms_and_idf_have_to_belong_together():

@@ -4,7 +4,10 @@ import gzip
 import json
 import time
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from backports import zstd
 
 from tests.helpers.commands import SMALL, start
 from tests.helpers.full_disk import room_for_files_of
@@ -104,6 +107,35 @@ def test_killed_between_files_goes_on_with_the_others_and_never_with_another_rec
     assert process.communicate()[0] is not None and process.returncode == 0
     assert {name: contents(folder / name) for name in whole} == whole
     assert not (folder / "tokens/.work").exists()
+
+
+def test_files_of_every_format_in_one_corpus_give_the_clusters_and_tokens_of_plain_ones(tmp_path):
+    plain, mixed = write_corpus(tmp_path / "plain", files=4), tmp_path / "mixed"
+    for path, suffix in zip(
+        sorted(plain.rglob("*.jsonl")), ("", ".gz", ".zst", ".parquet", ".gz"), strict=True
+    ):
+        there = mixed / path.relative_to(plain)
+        there.parent.mkdir(parents=True, exist_ok=True)
+        if suffix == ".parquet":
+            rows = [json.loads(line) for line in path.open()]
+            pq.write_table(pa.Table.from_pylist(rows), there.with_suffix(suffix))
+        else:
+            pack = {"": bytes, ".gz": gzip.compress, ".zst": zstd.compress}[suffix]
+            there.with_name(there.name + suffix).write_bytes(pack(path.read_bytes()))
+    one, other = (
+        made_by(tmp_path, f"run {root.name}", root, "clustering=tfidf_char") for root in (plain, mixed)
+    )
+    assert other["tokens"] == one["tokens"]
+    clusters = [
+        [
+            [json.loads(line)["cluster"] for line in made[name].splitlines()]
+            for name in sorted(made)
+            if name.parts[0] in ("train", "valid")
+        ]
+        for made in (one["clusters"], other["clusters"])
+    ]
+    assert clusters[0] == clusters[1] and len(clusters[0]) == 5
+    assert len({name.suffixes[0] for name in other["clusters"] if name.parts[0] == "train"}) > 1
 
 
 def job_of(folder, verb, part):

@@ -46,3 +46,26 @@ def test_fit_holds_neither_the_texts_nor_their_matrix(corpus, tmp_path):
     measured = measure_program(BEFORE, "fit(run, Path(sys.argv[2]))", corpus, tmp_path / "clusterer")
     assert (tmp_path / "clusterer" / "centroids.safetensors").is_file()
     assert measured.own_bytes - measured.own_bytes_before < TEXT_BYTES / 3
+
+
+BEFORE_TERMS = """
+from xelm_nemo.clustering import tfidf
+
+tfidf._CHARACTERS_A_BATCH, tfidf._MOST_TERMS_TO_SORT = 1 << 20, 200_000
+vectorizer = tfidf.TfidfVectorizer(max_features=1000, num_threads=2, memory_bytes=16 << 20)
+
+def texts(num_terms, each=1000):
+    for start in range(0, num_terms, each):
+        yield "common " + " ".join(f"w{number:x}" for number in range(start, start + each))
+
+vectorizer.fit(texts(300_000))  # the tables and the buffers of a merge
+"""
+
+
+def test_fit_on_more_different_terms_takes_no_more_memory():
+    """Tables that are full go to files; the most frequent terms are found while these are merged."""
+    peaks = [
+        measure_program(BEFORE_TERMS, "vectorizer.fit(texts(int(sys.argv[1])))", num_terms).own_bytes
+        for num_terms in (1_000_000, 4_000_000)
+    ]
+    assert abs(peaks[1] - peaks[0]) < 15 << 20

@@ -51,7 +51,7 @@ def test_spike_is_a_warning_and_a_field_of_the_metrics(tmp_path, caplog):
     job = TrainJob.load(Workshop(tmp_path).job("expert0", SHAPE, train_iters=20))
     screen = Screen(job, resume_at=0)
     for iteration, loss in enumerate([*LEVEL, 5.0, 3.0], start=1):
-        screen.show(iteration, {"loss": loss, "grad_norm": 1.5})
+        screen.show(iteration, {"loss": loss, "grad_norm": 1.5, "waited_seconds": 0.0})
         screen.show(iteration, {"valid_loss": loss + 9})  # which is not looked at
     lines = [json.loads(line) for line in (tmp_path / "expert0/metrics.jsonl").read_text().splitlines()]
     assert [line["iteration"] for line in lines if "loss_spike" in line] == [7]

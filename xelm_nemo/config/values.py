@@ -65,7 +65,7 @@ AT_LEAST = {
 }
 ABOVE_ZERO = (
     *("optim.lr", "optim.adam_eps", "seed_model.lr", "dense.lr"),
-    *("router.temperature", "model.layernorm_epsilon", "model.init_method_std"),
+    *("launch.step_timeout", "router.temperature", "model.layernorm_epsilon", "model.init_method_std"),
 )
 UP_TO_ONE = ("router.cluster_ratio",)
 BELOW_ONE = ("model.hidden_dropout", "model.attention_dropout", "optim.adam_beta1", "optim.adam_beta2")

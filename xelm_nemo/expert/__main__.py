@@ -1,6 +1,8 @@
 """The worker that trains one model: `python -m xelm_nemo.expert FOLDER`, on every rank of it."""
 
+import faulthandler
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -11,6 +13,8 @@ def main(folder: Path) -> None:
     from xelm_nemo.launch import signals
     from xelm_nemo.launch.local import die_with_launcher
 
+    faulthandler.enable()  # where it stood when a signal ended it
+    faulthandler.register(signal.SIGQUIT)  # and where it stands, when asked
     rank = int(os.environ.get("RANK", 0))
     die_with_launcher()
     log.set_up(rank=rank)

@@ -1,6 +1,8 @@
 """Batches of one model: sequence i of a step is the same whatever the number of ranks."""
 
+import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +44,9 @@ class Batches:
         self._train = TokenStream(self._shards("train"), job.seq_length, seed=job.seed)
         valid = self._shards("valid")  # all empty when the clusterer puts no validation document here
         self._valid = TokenStream(valid, job.seq_length, seed=None) if any(map(has_tokens, valid)) else None
+        self._reader = ThreadPoolExecutor(1, "data")
+        self._ahead: dict[int, Future[list[NDArray[np.int64]]]] = {}
+        self.waited_seconds = 0.0  # for training sequences, so far
         self.micro_batches = job.global_batch_size // (job.micro_batch_size * layout.dp_size)
 
     @property
@@ -50,9 +55,13 @@ class Batches:
         return self._valid is not None
 
     def train(self, iteration: int) -> Iterator[Batch]:
-        """This rank's micro-batches of a training step."""
-        first = iteration * self._job.global_batch_size
-        return self._micro_batches(self._train, range(first, first + self._job.global_batch_size))
+        """This rank's micro-batches of a training step; the next step's are read meanwhile."""
+        began = time.perf_counter()
+        rows = self._ahead.pop(iteration, None) or self._reader.submit(self._read_step, iteration)
+        step = rows.result()
+        self.waited_seconds += time.perf_counter() - began
+        self._ahead = {iteration + 1: self._reader.submit(self._read_step, iteration + 1)}
+        return map(_on_device, step)
 
     def rows(self, iteration: int) -> NDArray[np.int64]:
         """The training step's sequences of all ranks, [global_batch_size, seq_length + 1]."""
@@ -69,7 +78,7 @@ class Batches:
         step = self._job.micro_batch_size * self._layout.dp_size
         blocks = min(self._valid.num_blocks, self._job.eval_sequences)
         rounded = -(-blocks // step) * step
-        batches = list(self._micro_batches(self._valid, range(rounded)))
+        batches = list(map(_on_device, self._read(self._valid, range(rounded))))
         if rounded > blocks:
             weight = np.where(np.arange(rounded) < blocks, rounded / blocks, 0.0).astype(np.float32)
             by_rank = weight.reshape(-1, self._layout.dp_size, self._job.micro_batch_size)
@@ -80,9 +89,20 @@ class Batches:
     def _shards(self, split: str) -> list[Path]:
         return [shard_prefix(Path(self._job.tokens), cluster, split) for cluster in self._job.clusters]
 
-    def _micro_batches(self, stream: TokenStream, blocks: range) -> Iterator[Batch]:
+    def _read_step(self, iteration: int) -> list[NDArray[np.int64]]:
+        first = iteration * self._job.global_batch_size
+        return self._read(self._train, range(first, first + self._job.global_batch_size))
+
+    def _read(self, stream: TokenStream, blocks: range) -> list[NDArray[np.int64]]:
+        """This rank's micro-batches of these blocks, each [micro_batch_size, seq_length + 1]."""
         size, ranks = self._job.micro_batch_size, self._layout.dp_size
-        for start in range(blocks.start + self._layout.dp_rank * size, blocks.stop, ranks * size):
-            rows = np.stack([stream.block(index) for index in range(start, start + size)])
-            block = torch.from_numpy(rows).to(device.device(), non_blocking=True)
-            yield {"tokens": block[:, :-1].contiguous(), "labels": block[:, 1:].contiguous()}
+        starts = range(blocks.start + self._layout.dp_rank * size, blocks.stop, ranks * size)
+        return [np.stack([stream.block(index) for index in range(start, start + size)]) for start in starts]
+
+
+def _on_device(rows: NDArray[np.int64]) -> Batch:
+    block = torch.from_numpy(rows)
+    if device.has_cuda():  # from other pages CUDA copies only when all that it was told before is done
+        block = block.pin_memory()
+    block = block.to(device.device(), non_blocking=True)
+    return {"tokens": block[:, :-1].contiguous(), "labels": block[:, 1:].contiguous()}

@@ -19,7 +19,7 @@ MODEL = "model"  # the finished model folder inside the job's folder
 # Places, layout and screens: what the trained weights do not depend on.
 _NOT_IDENTITY = {
     *("folder", "init", "tokens", "tokenizer", "parallel", "threads", "deterministic"),
-    *("log_interval", "save_interval", "eval_interval", "eval_sequences", "stop_signals"),
+    *("log_interval", "save_interval", "eval_interval", "eval_sequences", "stop_signals", "step_timeout"),
     *("keep_last", "keep_best", "keep_optimizer", "resume_at", "skip_bad_steps", "profile_iters"),
 }
 
@@ -56,6 +56,7 @@ class TrainJob:
     deterministic: bool = False
     profile_iters: Sequence[int] = ()  # that have a trace
     threads: int = 1
+    step_timeout: float = 1800.0  # seconds
     stop_signals: Sequence[str] = signals.DEFAULT  # save and end on these, to go on when started again
 
     @property

@@ -25,6 +25,7 @@ from xelm_nemo.expert.optim import gather_weights, make_optimizer, set_learning_
 from xelm_nemo.expert.screen import Screen
 from xelm_nemo.expert.step import find_scales, seed_dropout, train_step, valid_loss
 from xelm_nemo.expert.traces import Traces
+from xelm_nemo.expert.watchdog import Watchdog
 from xelm_nemo.files import write_json
 from xelm_nemo.parallel import Layout
 
@@ -66,6 +67,7 @@ def train(job: TrainJob, watch: Watch = Watch()) -> None:
         seed=job.seed,
         threads=job.threads,
         deterministic=job.deterministic,
+        timeout_seconds=2 * job.step_timeout,  # the watchdog says more
     ) as layout:
         Trainer(job, layout, watch).run()
 
@@ -107,15 +109,18 @@ class Trainer:
             seed_dropout(job.seed, 0, self.layout)
             find_scales(self.model, self.batches.train(0))
         self.watch.at_step(self.iteration)
+        watchdog = Watchdog(job.name, job.step_timeout)
         gc.collect()
         gc.freeze()  # else saves, and steps now and then, look through all of Python's objects for garbage
         try:
             while self.iteration < job.train_iters:
                 self._iterate()
+                watchdog.beat(self.iteration)
         except TrainingError:  # what is being saved is from before, and finite
             self.checkpoints.end()
             raise
         finally:
+            watchdog.end()
             gc.unfreeze()
         self.agreement.settle()
         self.traces.end()
@@ -135,7 +140,7 @@ class Trainer:
         self.bad_steps = 0
         if self._due(job.log_interval):  # elsewhere the loss stays on its device: to look is to wait
             self._check_finite("loss", float(loss))
-            self._show(loss=float(loss), grad_norm=grad_norm)
+            self._show(loss=float(loss), grad_norm=grad_norm, waited_seconds=self.batches.waited_seconds)
         if self.batches.can_validate and self._due(job.eval_interval):
             self._validate()
         # Beside the finished model, the last state is of use only if it stays.

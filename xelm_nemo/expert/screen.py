@@ -26,14 +26,17 @@ class Screen:
         self._metrics = Metrics(folder / METRICS, resume_at=resume_at)
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_at + 1, flush_secs=10)
         self._spikes = Spikes()
-        self._since = (time.perf_counter(), resume_at)
+        self._since = (time.perf_counter(), resume_at, 0.0)
 
     def show(self, iteration: int, values: Mapping[str, float]) -> None:
-        """Report values of an iteration: "loss" and "grad_norm" with their pace, or "valid_loss"."""
+        """Report values of an iteration: "valid_loss", or "loss", "grad_norm" and "waited_seconds".
+
+        The last, seconds that training has waited for data so far, becomes a share of those since the last line.
+        """
         line: dict[str, float] = {"iteration": iteration, **values}
         if "loss" in values:
             line["lr"] = learning_rate(self._job.optim, iteration - 1, self._job.train_iters)
-            line["tokens_per_second"] = round(self._pace(iteration), 1)
+            line |= self._pace(iteration, line.pop("waited_seconds"))
             if (height := self._spikes.height(values["loss"])) is not None:
                 line["loss_spike"] = True
                 log.warning(
@@ -47,12 +50,16 @@ class Screen:
                 self._board.add_scalar(name, value, iteration)
         log.info("%s", _sentence(self._job, line))
 
-    def _pace(self, iteration: int) -> float:
-        """Tokens per second since the last line, validation and checkpoints included."""
+    def _pace(self, iteration: int, waited: float) -> dict[str, float]:
+        """Since the last line: tokens per second, validation and checkpoints included, and the wait for data."""
         now = time.perf_counter()
-        then, last_iteration = self._since
-        self._since = (now, iteration)
-        return (iteration - last_iteration) * self._job.tokens_per_iteration / (now - then)
+        then, last_iteration, waited_then = self._since
+        self._since = (now, iteration, waited)
+        tokens = (iteration - last_iteration) * self._job.tokens_per_iteration
+        return {
+            "tokens_per_second": round(tokens / (now - then), 1),
+            "data_wait": round((waited - waited_then) / (now - then), 5),
+        }
 
 
 def _sentence(job: TrainJob, line: Mapping[str, float]) -> str:

@@ -39,5 +39,6 @@ class LaunchConfig:
     name: str = "local"
     max_parallel: int | None = None  # jobs at once; None: one a GPU, or as many as the CPU has cores
     threads: int = 1  # CPU threads of one rank; the bits of a result depend on it
+    step_timeout: float = 1800.0  # seconds without a finished step after which a training process gives up
     stop_signals: list[str] = field(default_factory=lambda: ["USR2"])  # save and stop; the first is SLURM's
     slurm: SlurmConfig = field(default_factory=SlurmConfig)

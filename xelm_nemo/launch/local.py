@@ -39,6 +39,14 @@ class _Running:
         for rank in self.ranks:
             rank.send_signal(signal.Signals[name])
 
+    def say_where(self) -> None:
+        """Have ranks that wait for one that failed write to the log where they stand."""
+        waiting = [rank for rank in self.ranks if rank.poll() is None]
+        for rank in waiting:
+            rank.send_signal(signal.SIGQUIT)
+        if waiting:
+            time.sleep(_POLL_SECONDS)
+
     def stop(self) -> None:
         for rank in self.ranks:
             rank.kill()
@@ -136,6 +144,8 @@ def _start(job: Job, slot: int, gpus: int) -> _Running:
 def _finish(running: _Running) -> str | None:
     """Take leave of a job whose end has come; what there is to say about it, if it failed."""
     code, job = running.exit_code(), running.job
+    if code not in (0, AGAIN):
+        running.say_where()
     running.stop()
     if not code or code == AGAIN:
         return None

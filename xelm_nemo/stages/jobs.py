@@ -82,6 +82,7 @@ def expert_job(run: Run, cluster: int) -> TrainJob:
         keep_optimizer=config.checkpoint.keep_optimizer,
         deterministic=training.deterministic,
         threads=config.launch.threads,
+        step_timeout=config.launch.step_timeout,
         stop_signals=config.launch.stop_signals,
     )
 

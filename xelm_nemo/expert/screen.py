@@ -31,7 +31,7 @@ class Screen:
     def show(self, iteration: int, values: Mapping[str, float]) -> None:
         """Report values of an iteration: "valid_loss", or "loss", "grad_norm" and "waited_seconds".
 
-        The last, seconds that training has waited for data so far, becomes a share of those since the last line.
+        The last is what training has waited for data so far; what is new of it becomes a share of the time.
         """
         line: dict[str, float] = {"iteration": iteration, **values}
         if "loss" in values:
@@ -51,7 +51,7 @@ class Screen:
         log.info("%s", _sentence(self._job, line))
 
     def _pace(self, iteration: int, waited: float) -> dict[str, float]:
-        """Since the last line: tokens per second, validation and checkpoints included, and the wait for data."""
+        """Since the last line: tokens per second, validation and checkpoints included, and waits for data."""
         now = time.perf_counter()
         then, last_iteration, waited_then = self._since
         self._since = (now, iteration, waited)

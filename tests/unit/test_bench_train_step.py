@@ -28,12 +28,23 @@ def test_two_ranks_measure_one_layout_after_another(tmp_path):
         assert row["losses"][1] < row["losses"][0]  # the same batch again
 
 
+@pytest.mark.slow
+def test_hugging_faces_step_learns_from_the_same_loss_as_ours(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")  # compiled, it computes the same, after a minute
+    file = tmp_path / "rows.jsonl"
+    words = [*TINY, "providers=hugging_face,ours", f"json={file}"]
+    subprocess.run([sys.executable, "-m", "xelm_nemo.bench", "train_step", *words], check=True)
+    theirs, ours = [json.loads(line)["losses"] for line in file.read_text().splitlines()]
+    assert theirs[1] < theirs[0]
+    assert theirs == pytest.approx(ours, rel=0.02)  # other random weights, of the same size
+
+
 @pytest.mark.parametrize(
     "word, said",
     [
         ("layouts=tp3x", "write such as dp4, tp2_sp or tp2_pp2_sp"),
         ("layouts=tp2", "is for 2 ranks; start that many with torchrun"),
-        ("providers=theirs", "use ['stock', 'stock_balanced', 'ours']"),
+        ("providers=theirs", "use ['stock', 'stock_balanced', 'hugging_face', 'ours']"),
         ("steps=many", "steps takes a number"),
         ("speed=1", "means nothing here"),
     ],

@@ -46,7 +46,7 @@ ONLY_IN = {
     "stopwordsiso": {"clustering"},
     "submitit": {"launch"},
     "transformer_engine": {"model"},
-    "transformers": {"corpus", "checkpoint", "generation", "nemo"},
+    "transformers": {"corpus", "checkpoint", "generation", "nemo", "bench"},
     "triton": {"kernels", "bench"},
 }
 # Entry modules are imported again by every process that Megatron's checkpoint writer spawns.

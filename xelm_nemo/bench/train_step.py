@@ -23,6 +23,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import TCPStore
 
 from xelm_nemo import device, parallel
+from xelm_nemo.bench.hugging_face import hugging_face_step
 from xelm_nemo.bench.setting import JobRequest, Setting, parse, settings, show
 from xelm_nemo.bench.stock import stock_step
 from xelm_nemo.bench.timing import Row, failure
@@ -125,6 +126,9 @@ def _stock(setting: Setting, tokens: torch.Tensor, *, balanced: bool = False) ->
 PROVIDERS: dict[str, Callable[[Setting, torch.Tensor], Step]] = {
     "stock": _stock,
     "stock_balanced": lambda setting, tokens: _stock(setting, tokens, balanced=True),
+    "hugging_face": lambda setting, tokens: hugging_face_step(
+        setting.shape, setting.layout, tokens, setting.num_micro_batches, vocab_size=setting.vocab_size
+    ),
     "ours": _ours,
 }
 

@@ -137,6 +137,13 @@ def release() -> None:
         torch.cuda.empty_cache()
 
 
+def thread_start() -> Callable[[], None]:
+    """What a new thread has to call first to have this process's CUDA device; CUDA gives it device 0."""
+    if not has_cuda():
+        return lambda: None
+    return functools.partial(torch.cuda.set_device, torch.cuda.current_device())
+
+
 def page_lock(memory: torch.Tensor) -> bool:
     """Keep a CPU tensor's pages where they are, so that the CUDA device reads and writes them by itself.
 

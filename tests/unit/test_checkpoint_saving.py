@@ -93,6 +93,31 @@ def test_state_that_is_being_written_when_training_fails_is_kept(workshop, monke
     assert saved(folder) == ["iter_0000003"]
 
 
+def test_any_other_error_leaves_no_thread_at_work_and_nothing_half_written(workshop, monkeypatch):
+    folder, update, count = workshop.job("breaks", SHAPE, **LENGTH), step.update, []
+
+    def breaking(optimizer):
+        count.append(1)
+        if len(count) == 4:
+            raise RuntimeError("CUDA out of memory")
+        return update(optimizer)
+
+    monkeypatch.setattr(step, "update", breaking)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        loop.train(TrainJob.load(folder))
+    assert saved(folder) in ([], ["iter_0000003"])  # abandoned, or whole by then
+    assert not any(thread.name.startswith("save") and thread.is_alive() for thread in threading.enumerate())
+
+
+def test_what_killed_saves_have_left_is_deleted_by_the_next_one(workshop):
+    folder = workshop.job("untidy", SHAPE, **LENGTH)
+    for name in (".iter_0000005.part", ".iter_0000001.old"):
+        (folder / "checkpoints" / name).mkdir(parents=True)
+        (folder / "checkpoints" / name / "half").write_text("a state")
+    loop.train(TrainJob.load(folder))
+    assert saved(folder) == ["iter_0000003", "iter_0000006", "iter_0000007"]
+
+
 def test_last_state_is_not_written_where_it_would_not_stay(workshop):
     folder = workshop.job("lean", SHAPE, **LENGTH, keep_optimizer=False)
     loop.train(TrainJob.load(folder))

@@ -132,6 +132,14 @@ def test_only_keys_that_change_what_is_learned_make_another_run():
     assert differing_keys(config, other) == ["optim.lr"]
 
 
+def test_words_of_a_random_model_make_another_run_and_those_of_an_imported_one_do_not():
+    """Run folders from before the setting have null."""
+    for choice, differing in (("random", ["seed_model.vocab_size"]), ("hf seed_model.path=x", [])):
+        words = f"model=xglm_564m corpus=udhr seed_model={choice}".split()
+        mine, before = compose(words), compose([*words, "seed_model.vocab_size=null"])
+        assert differing_keys(mine, before) == differing
+
+
 def test_a_key_that_must_be_given_is_named():
     from xelm_nemo.config.schema import ExportConfig
 

@@ -15,7 +15,7 @@ import torch
 from tests.helpers.megatron_cpu import VOCAB_SIZE, Workshop, losses
 from tests.helpers.weights import assert_same_weights, read_weights
 from xelm_nemo import device
-from xelm_nemo.errors import ConfigError, TrainingError
+from xelm_nemo.errors import ConfigError, Stopped, TrainingError
 from xelm_nemo.expert import loop, step
 from xelm_nemo.expert.config import OptimConfig
 from xelm_nemo.expert.data import Batches
@@ -143,6 +143,14 @@ def test_step_whose_gradient_is_no_number_is_left_out_and_kept(workshop, poison)
         [shard_prefix(Path(job.tokens), k, "train") for k in job.clusters], job.seq_length, seed=job.seed
     )
     assert kept["tokens"] == [stream.block(job.global_batch_size + row).tolist() for row in range(8)]
+
+
+def test_run_that_is_stopped_after_a_step_that_was_left_out_is_saved(workshop, poison):
+    poison(3)
+    folder, steps = workshop.job("expert0", SHAPE, train_iters=9, skip_bad_steps=1, save_interval=9), []
+    with pytest.raises(Stopped, match="stopped at iteration 3, which is saved"):
+        loop.train(TrainJob.load(folder), loop.Watch(stop=lambda: 3 in steps, at_step=steps.append))
+    assert (folder / "checkpoints/iter_0000003").is_dir()
 
 
 def test_step_that_is_left_out_changes_no_weight(workshop, poison):

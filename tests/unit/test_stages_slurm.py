@@ -205,6 +205,15 @@ def test_failed_share_is_submitted_again_and_what_others_write_into_is_not_begun
     assert records[SHARES[0]]["job"] == "42_0"
 
 
+def test_share_that_is_submitted_again_waits_for_a_begin_that_is_still_in_the_queue(shared, sent):
+    submit_all(shared, "cluster")
+    found, _ = again(shared, sent, {"41": PENDING, "42_1": PENDING, "42_2": PENDING})
+    assert found == [
+        ("cluster-files", [SHARES[0]], "afterok:41"),
+        ("cluster", ["cluster"], "afterok:41:42_1:42_2"),  # the new share is the first job of this submission
+    ]
+
+
 def test_where_no_share_lives_all_begins_again_and_finds_what_is_done(shared, sent):
     submit_all(shared, "cluster")
     for number, end in enumerate([DONE, End("failed", 1), DONE]):

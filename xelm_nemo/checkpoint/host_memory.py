@@ -1,9 +1,10 @@
 """Copies of a device's tensors in the host's memory, made while the device computes on."""
 
+import contextlib
 import mmap
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -39,7 +40,7 @@ class HostMemory:
         if num_bytes > len(self._memory):
             self._memory = mmap.mmap(-1, num_bytes)
             if device.has_cuda():
-                self._getting_ready = threading.Thread(target=self._make_ready)
+                self._getting_ready = threading.Thread(target=self._make_ready, args=[device.thread_start()])
                 self._getting_ready.start()
 
     def copy(self, tensors: Sequence[Tensor]) -> tuple[list[Tensor], Any]:
@@ -75,10 +76,11 @@ class HostMemory:
             self._getting_ready.join()
             self._getting_ready = None
 
-    def _make_ready(self) -> None:
+    def _make_ready(self, start: Callable[[], None]) -> None:
         """Have the system give the pages, several at a time, and lock them for the GPU."""
+        start()
         _unlock(self._locked)
-        if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(AttributeError, OSError):  # where there are no huge pages
             self._memory.madvise(mmap.MADV_HUGEPAGE)
         whole = torch.frombuffer(self._memory, dtype=torch.uint8)
         with ThreadPoolExecutor() as pool:

@@ -16,6 +16,8 @@ from megatron.core import dist_checkpointing
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
+from xelm_nemo import device
+from xelm_nemo.checkpoint import writer
 from xelm_nemo.checkpoint.host_memory import HostMemory
 from xelm_nemo.errors import CheckpointError
 from xelm_nemo.parallel import Agreement
@@ -61,12 +63,15 @@ class Save:
         """
         self._part, self._folder, self._agreement = part, folder, agreement
         with self._leaving_nothing_half():
+            writer.use_own_results()
             self._request = dist_checkpointing.save(state, str(part), async_sharded_save=True)
             # These tensors live as long as the request, and so until they are copied. A rank may have none.
             buckets = self._request.async_fn_args[1] if self._request.async_fn_args else []
-            copies, self._copied = memory.copy([tensor for *_, (_, items) in buckets for _, tensor in items])
-        self._pool = ThreadPoolExecutor(1, "save")
-        self._written = self._pool.submit(self._write, _with_tensors(buckets, iter(copies)))
+            # Beside a GPU, those on the CPU are Megatron's copies already.
+            live = [tensor for tensor in _tensors(buckets) if tensor.device == device.device()]
+            copies, self._copied = memory.copy(live)
+        self._pool = ThreadPoolExecutor(1, "save", initializer=device.thread_start())
+        self._written = self._pool.submit(self._write, _with_copies(buckets, iter(copies)))
         self._named: Future[None] | None = None
 
     def wait_for_copy(self) -> None:
@@ -83,13 +88,13 @@ class Save:
             if self._named is None:
                 if not self._agreement.all(self._written.done()):
                     return False
-                self._written.result()
+                self._raise_on_all_ranks(self._written)
                 for finalize in self._request.finalize_fns:
                     finalize()
                 self._named = self._pool.submit(self._folder.close)
             if not self._agreement.all(self._named.done()):
                 return False
-            self._named.result()
+            self._raise_on_all_ranks(self._named)
         self._pool.shutdown()
         return True
 
@@ -101,6 +106,18 @@ class Save:
         """
         while not self.has_ended():
             wait([self._named or self._written])
+
+    def abandon(self, error: BaseException) -> None:
+        """Leave nothing half-written and no thread at work; a folder that is being named gets its name."""
+        wait([self._written, *([self._named] if self._named else [])])
+        self._pool.shutdown()
+        self._folder.__exit__(type(error), error, error.__traceback__)
+
+    def _raise_on_all_ranks(self, done: "Future[None]") -> None:
+        """If a rank's thread has failed, fail on all of them, for they wait for each other."""
+        error = done.exception()
+        if not self._agreement.all(error is None):
+            raise error or OSError("another rank failed; its log says why")
 
     def _write(self, buckets: list[Any]) -> None:
         self._copied.synchronize()
@@ -118,9 +135,15 @@ class Save:
             raise
 
 
-def _with_tensors(buckets: list[Any], tensors: Iterator[Tensor]) -> list[Any]:
-    """Megatron's buckets, (path, name, (bytes, tensors)), with other tensors of the same sizes."""
+def _tensors(buckets: list[Any]) -> Iterator[Tensor]:
+    """Those of Megatron's buckets, (path, name, (bytes, tensors))."""
+    return (tensor for *_, (_, items) in buckets for _, tensor in items)
+
+
+def _with_copies(buckets: list[Any], copies: Iterator[Tensor]) -> list[Any]:
+    """The buckets with copies, which come in this order, in place of what is on the device."""
+    place = device.device()
     return [
-        (path, name, (texts, [(item, next(tensors)) for item, _ in items]))
+        (path, name, (texts, [(item, next(copies) if t.device == place else t) for item, t in items]))
         for path, name, (texts, items) in buckets
     ]

@@ -132,9 +132,15 @@ class Checkpoints:
         return sorted(int(match[1]) for match in matches if match)
 
     def expect(self, model: DecoderModel) -> None:
-        """Begin to make the memory ready that a copy will take, beside the first steps."""
-        sizes = [p.numel() * (p.element_size() + _STATE_BYTES) + _SLACK for p in model.parameters()]
-        self._memory.reserve(sum(sizes))
+        """Begin to make the memory ready that a copy will take, beside the first steps.
+
+        Of data-parallel ranks the first writes, and Megatron has brought the optimizer's state to the CPU.
+        """
+        group = parallel.data_parallel_group()
+        if dist.get_rank(group) == 0:
+            state = _STATE_BYTES if dist.get_world_size(group) == 1 else 0
+            sizes = [p.numel() * (p.element_size() + state) + _SLACK for p in model.parameters()]
+            self._memory.reserve(sum(sizes))
 
     def begin(
         self,
@@ -154,7 +160,7 @@ class Checkpoints:
         """
         self.end()
         recipe, folder = Recipe("checkpoint", {"iteration": iteration}), contextlib.ExitStack()
-        folder.callback(self._drop_older)
+        folder.enter_context(self._dropping_others())
         part = folder.enter_context(_named_folder(self._path(iteration), recipe, before_naming))
         parallel.barrier()
         state = self._state(model, optimizer, loading=False)
@@ -184,10 +190,24 @@ class Checkpoints:
         if save is not None:
             save.end()
 
-    def _drop_older(self) -> None:
-        if dist.get_rank() == 0:
-            for old in self.iterations()[: -self._keep]:
-                remove(self._path(old))
+    def abandon(self, error: BaseException) -> None:
+        """Give up the state that is being saved, if any, and leave nothing half-written of it."""
+        save, self._save = self._save, None
+        if save is not None:
+            save.abandon(error)
+
+    @contextlib.contextmanager
+    def _dropping_others(self) -> Iterator[None]:
+        """On rank 0, delete what killed saves left, before the block, and states beyond `keep`, after it."""
+        if dist.get_rank() != 0:
+            yield
+            return
+        for left in self._folder.glob(".iter_*"):
+            remove(left)
+        yield
+        for old in map(self._path, self.iterations()[: -self._keep]):
+            hidden = old.with_name(f".{old.name}.old")  # a folder half deleted is not to look whole
+            remove(old.rename(hidden))
 
     def load_latest(self, model: DecoderModel, optimizer: Any) -> int:
         """Restore the newest state at any layout. Returns its iteration, 0 when there is none."""
@@ -215,6 +235,7 @@ class Checkpoints:
 
 def _save(sharded_state: dict[str, Any], folder: Path) -> None:
     with room_on_disk(folder):
+        writer.use_own_results()
         dist_checkpointing.save(sharded_state, str(folder))
 
 

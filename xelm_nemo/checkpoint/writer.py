@@ -59,7 +59,11 @@ def first_error(outcomes: list[Any]) -> Exception | None:
     return next((outcome for outcome in outcomes if isinstance(outcome, Exception)), None)
 
 
+def use_own_results() -> None:
+    """Give the next save a queue for what its writers report, which Megatron shares among all saves."""
+    filesystem_async._results_queue = queue.Queue()
+
+
 def use_threads() -> None:
     """Have Megatron save so from now on, in this process."""
-    filesystem_async._results_queue = queue.Queue()
     FileSystemWriterAsync.write_preloaded_data_multiproc = staticmethod(write_in_threads)

@@ -105,6 +105,8 @@ class ExportConfig:
 def differing_keys(mine: RunConfig, theirs: RunConfig) -> list[str]:
     """The keys, `a.b` for nested ones, whose values make these two different runs."""
     ours, recorded = _flat(dataclasses.asdict(mine)), _flat(dataclasses.asdict(theirs))
+    if mine.seed_model.source != "random":  # a model from elsewhere has its own words
+        del ours["seed_model.vocab_size"]
     return [key for key, value in ours.items() if not _is_free(key) and value != recorded[key]]
 
 

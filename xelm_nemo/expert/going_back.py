@@ -7,6 +7,7 @@ each time that the setting is given: a job that SLURM starts again goes on from 
 import re
 from pathlib import Path
 
+from xelm_nemo import artifacts
 from xelm_nemo.errors import ConfigError
 from xelm_nemo.expert.job import CHECKPOINTS, TrainJob
 from xelm_nemo.files import read_json, remove, write_json
@@ -19,6 +20,7 @@ def go_back(job: TrainJob) -> None:
 
     Raises:
         ConfigError: there is no such checkpoint.
+        ArtifactError: it is not whole.
     """
     folder, done, wanted = Path(job.folder) / CHECKPOINTS, Path(job.folder) / _DONE, job.resume_at
     if wanted is None:
@@ -31,6 +33,7 @@ def go_back(job: TrainJob) -> None:
             f"checkpoint.resume_at={wanted}: {job.name} has checkpoints of {sorted(there)}; use one of them, "
             "and training.train_clusters to choose the experts that go back."
         )
+    artifacts.check(there[wanted], "checkpoint")
     aside = folder / f"after_{wanted:07d}"
     for iteration in [n for n in there if n > wanted]:
         aside.mkdir(exist_ok=True)

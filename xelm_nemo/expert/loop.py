@@ -91,7 +91,7 @@ class Trainer:
         self.agreement = parallel.Agreement()
         self.checkpoints = store.Checkpoints(folder / CHECKPOINTS, self.agreement, keep=job.keep_last)
         self.iteration = self.saved = self.checkpoints.load_latest(self.core, self.optimizer)
-        self.loss = torch.zeros(())  # of the last step, on its device
+        self.loss = torch.zeros(())  # of the last step that counted, on its device
         self.bad_steps = 0  # in a row
         self.best = Best(job) if job.keep_best else None
         self.traces = Traces(job, layout.rank)
@@ -119,6 +119,9 @@ class Trainer:
         except TrainingError:  # what is being saved is from before, and finite
             self.checkpoints.end()
             raise
+        except BaseException as error:
+            self.checkpoints.abandon(error)
+            raise
         finally:
             watchdog.end()
             gc.unfreeze()
@@ -135,9 +138,9 @@ class Trainer:
         loss, grad_norm = self._step()
         self.checkpoints.go_on()
         if not math.isfinite(grad_norm):
-            self._leave_out(grad_norm)
+            self._leave_out(loss, grad_norm)
             return
-        self.bad_steps = 0
+        self.bad_steps, self.loss = 0, loss
         if self._due(job.log_interval):  # elsewhere the loss stays on its device: to look is to wait
             self._check_finite("loss", float(loss))
             self._show(loss=float(loss), grad_norm=grad_norm, waited_seconds=self.batches.waited_seconds)
@@ -153,7 +156,6 @@ class Trainer:
         # Before the checkpoint: what is lost in between is made again, and is then no better.
         if self.best is not None and self._due(self.job.save_interval) and self.best.is_beaten_by(loss):
             gather_weights(self.model)
-            self.checkpoints.end()  # Megatron keeps what writers report in one queue for all saves
             self.best.keep(loss, self.core, self._facts(), self.watch.insist)
 
     def _stop(self) -> None:
@@ -184,11 +186,11 @@ class Trainer:
             self.batches.micro_batches,
             before_update=self.checkpoints.wait_for_copy,
         )
-        self.iteration, self.loss = self.iteration + 1, loss
+        self.iteration += 1
         self.watch.at_step(self.iteration)
         return loss, grad_norm
 
-    def _leave_out(self, grad_norm: float) -> None:
+    def _leave_out(self, loss: torch.Tensor, grad_norm: float) -> None:
         """Keep the batch of a step that changed nothing, for its gradient was no number; go on, or stop."""
         job, what = (
             self.job,
@@ -197,7 +199,7 @@ class Trainer:
         self.bad_steps += 1
         path = Path(job.folder) / BAD_STEPS / f"iter_{self.iteration:07d}.json"
         if self.layout.rank == 0:
-            found = {"iteration": self.iteration, "grad_norm": str(grad_norm), "loss": str(float(self.loss))}
+            found = {"iteration": self.iteration, "grad_norm": str(grad_norm), "loss": str(float(loss))}
             write_json(path, found | {"tokens": self.batches.rows(self.iteration - 1).tolist()})
         if self.bad_steps > job.skip_bad_steps:
             raise TrainingError(

@@ -47,7 +47,9 @@ def needed_bytes(jobs: Sequence[TrainJob], *, at_once: int) -> int:
         parameters = num_parameters(job.shape, load_facts(Path(job.init)).vocab_size)
         state, model = parameters * STATE_BYTES[job.dtype], parameters * MODEL_BYTES[job.dtype]
         best = model if job.keep_best else 0
-        there = sum(size_of(Path(job.folder) / name) for name in (CHECKPOINTS, BEST))
+        # What a killed save has left is no state that will be replaced, but deleted by the next one.
+        whole = [path for name in (CHECKPOINTS, BEST) for path in (Path(job.folder) / name).glob("iter_*")]
+        there = sum(map(size_of, whole))
         # A new state is whole before an old one goes, and so are the best weights.
         most = min(job.keep_last + 1, _num_saves(job)) * state + 2 * best + model - there
         kept = min(job.keep_last, _num_saves(job)) if job.keep_optimizer else 0

@@ -42,7 +42,9 @@ def left(
         return [[last]], alive
     if not any(job.name in alive for job in shares):
         return steps, alive - {last.name}
-    return [[job for job in shares if job.name not in ended], [last]], alive - {last.name}
+    # What has yet to begin is what the shares wait for, those that are submitted again too.
+    begin = [[job] for step in steps[:-2] for job in step if job.name in alive]
+    return [*begin, [job for job in shares if job.name not in ended], [last]], alive - {last.name}
 
 
 def _check_number(steps: Sequence[Sequence[Job]], records: Mapping[str, Any], queued: Queue) -> None:

@@ -62,6 +62,11 @@ def names() -> list[str]:
     return [torch.cuda.get_device_name(index) for index in range(count())]
 
 
+def name() -> str:
+    """What this process's CUDA device is called."""
+    return torch.cuda.get_device_name()
+
+
 def capability() -> tuple[int, int]:
     """The compute capability of this process's CUDA device."""
     return torch.cuda.get_device_capability()

@@ -49,7 +49,7 @@ def test_first_losses_are_compared_with_nothing():
 
 def test_spike_is_a_warning_and_a_field_of_the_metrics(tmp_path, caplog):
     job = TrainJob.load(Workshop(tmp_path).job("expert0", SHAPE, train_iters=20))
-    screen = Screen(job, resume_at=0)
+    screen = Screen(job, resume_at=0, vocab_size=100)
     for iteration, loss in enumerate([*LEVEL, 5.0, 3.0], start=1):
         screen.show(iteration, {"loss": loss, "grad_norm": 1.5, "waited_seconds": 0.0})
         screen.show(iteration, {"valid_loss": loss + 9})  # which is not looked at

@@ -12,6 +12,7 @@ from xelm_nemo.bench.timing import Row
 from xelm_nemo.config.compose import compose
 from xelm_nemo.errors import ConfigError
 from xelm_nemo.model.config import FP8Config, ModelConfig, ParallelConfig, layout_problems
+from xelm_nemo.model.flops import training_flops
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,7 @@ class Setting:
     @property
     def flops(self) -> float:
         """Operations that a step cannot do without, on all ranks."""
-        shape, S = self.shape, self.seq_length
-        layer = 4 * shape.hidden_size**2 + 2 * shape.hidden_size * shape.ffn_hidden_size
-        weights = shape.num_layers * layer + self.vocab_size * shape.hidden_size
-        return 6.0 * self.tokens * (weights + shape.num_layers * S * shape.hidden_size)
+        return self.tokens * training_flops(self.shape, self.vocab_size, self.seq_length)
 
 
 @dataclass(frozen=True)

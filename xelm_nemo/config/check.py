@@ -146,9 +146,7 @@ def _best(config: RunConfig) -> list[str]:
 
 
 def _nodes(config: RunConfig) -> list[str]:
-    layout, on_node = config.parallel, config.launch.slurm.ranks_per_node
-    ranks = layout.tensor_model_parallel_size * layout.pipeline_model_parallel_size
-    ranks *= layout.data_parallel_size
+    ranks, on_node = config.parallel.num_ranks, config.launch.slurm.ranks_per_node
     if config.launch.name != "slurm" or ranks <= on_node or ranks % on_node == 0:
         return []
     return [

@@ -95,7 +95,8 @@ class Trainer:
         self.bad_steps = 0  # in a row
         self.best = Best(job) if job.keep_best else None
         self.traces = Traces(job, layout.rank)
-        self.screen = Screen(job, resume_at=self.iteration) if layout.rank == 0 else None
+        words = self.core.real_vocab_size
+        self.screen = Screen(job, resume_at=self.iteration, vocab_size=words) if layout.rank == 0 else None
 
     def run(self) -> None:
         """Train to the end and write the finished model."""

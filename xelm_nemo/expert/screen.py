@@ -12,6 +12,7 @@ from xelm_nemo.expert.config import learning_rate
 from xelm_nemo.expert.job import TrainJob
 from xelm_nemo.expert.spikes import Spikes
 from xelm_nemo.log import METRICS, Metrics
+from xelm_nemo.model.flops import own_peak, training_flops
 
 log = logging.getLogger(__name__)
 
@@ -19,13 +20,15 @@ log = logging.getLogger(__name__)
 class Screen:
     """Rank 0's reports; a resumed run goes on where its checkpoint was, without doubled points."""
 
-    def __init__(self, job: TrainJob, *, resume_at: int) -> None:
-        """Open the files of the job's folder."""
+    def __init__(self, job: TrainJob, *, resume_at: int, vocab_size: int) -> None:
+        """Open the files of the job's folder; `vocab_size` is the model's, for the work that a token is."""
         folder = Path(job.folder)
         self._job = job
         self._metrics = Metrics(folder / METRICS, resume_at=resume_at)
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_at + 1, flush_secs=10)
         self._spikes = Spikes()
+        self._flops, peak = training_flops(job.shape, vocab_size, job.seq_length), own_peak()
+        self._peak = peak and peak * job.parallel.num_ranks
         self._since = (time.perf_counter(), resume_at, 0.0)
 
     def show(self, iteration: int, values: Mapping[str, float]) -> None:
@@ -56,10 +59,11 @@ class Screen:
         then, last_iteration, waited_then = self._since
         self._since = (now, iteration, waited)
         tokens = (iteration - last_iteration) * self._job.tokens_per_iteration
-        return {
-            "tokens_per_second": round(tokens / (now - then), 1),
-            "data_wait": round((waited - waited_then) / (now - then), 5),
-        }
+        pace = tokens / (now - then)
+        shares = {"data_wait": (waited - waited_then) / (now - then)}
+        if self._peak is not None:
+            shares["mfu"] = pace * self._flops / self._peak
+        return {"tokens_per_second": round(pace, 1)} | {key: round(shares[key], 5) for key in shares}
 
 
 def _sentence(job: TrainJob, line: Mapping[str, float]) -> str:

@@ -77,6 +77,12 @@ class ParallelConfig:
     sequence_parallel: bool = False
     recompute_granularity: str | None = None  # "selective": attention again in backward; "full": layers
 
+    @property
+    def num_ranks(self) -> int:
+        """Processes that train one model."""
+        model = self.tensor_model_parallel_size * self.pipeline_model_parallel_size
+        return model * self.data_parallel_size
+
 
 def fp8_problems(
     shape: ModelConfig, layout: ParallelConfig, precision: PrecisionConfig, tokens: int

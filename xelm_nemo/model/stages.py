@@ -5,13 +5,12 @@ other: 17 and 7 do not.
 """
 
 from xelm_nemo.model.config import ModelConfig
+from xelm_nemo.model.flops import head_products, layer_products
 
 
 def head_in_layers(shape: ModelConfig, vocab_size: int) -> float:
     """What the head costs, in layers: matrix products of a token, and half of its attention scores."""
-    width, hidden = shape.word_embed_proj_dim or shape.hidden_size, shape.hidden_size
-    layer = 4 * hidden**2 + 2 * hidden * shape.ffn_hidden_size + hidden * shape.max_position_embeddings
-    return vocab_size * width / layer
+    return head_products(shape, vocab_size) / layer_products(shape, shape.max_position_embeddings)
 
 
 def stage_layers(shape: ModelConfig, vocab_size: int, num_stages: int) -> list[int]:

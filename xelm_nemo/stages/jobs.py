@@ -131,7 +131,7 @@ def train_all(run: Run, jobs: list[TrainJob]) -> None:
 
 def launched(run: Run, job: TrainJob) -> Job:
     """A training job as a launcher sees it."""
-    return Job(job.name, WORKER, Path(job.folder), num_ranks(run))
+    return Job(job.name, WORKER, Path(job.folder), run.config.parallel.num_ranks)
 
 
 def progress_of(jobs: list[TrainJob]) -> TrainingProgress:
@@ -147,19 +147,12 @@ def parallel_jobs(run: Run) -> int:
     Raises:
         ConfigError: one model needs more GPUs than there are.
     """
-    ranks, gpus = num_ranks(run), device.count()
+    ranks, gpus = run.config.parallel.num_ranks, device.count()
     if gpus and ranks > gpus:
         raise ConfigError(
             f"parallel.*: one model takes {ranks} GPUs and this machine has {gpus}; lower its sizes."
         )
     return run.config.launch.max_parallel or max(1, (gpus or device.cores()) // ranks)
-
-
-def num_ranks(run: Run) -> int:
-    """Processes that train one model."""
-    layout = run.config.parallel
-    model = layout.tensor_model_parallel_size * layout.pipeline_model_parallel_size
-    return model * layout.data_parallel_size
 
 
 def _with_rate(optim: OptimConfig, lr: float | None) -> OptimConfig:

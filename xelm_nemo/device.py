@@ -88,8 +88,8 @@ def free_bytes(place: torch.device) -> int:
 
 
 def total_bytes() -> int:
-    """Memory of the smallest CUDA device of this machine; 0 without CUDA."""
-    return min((torch.cuda.get_device_properties(index).total_memory for index in range(count())), default=0)
+    """Memory of the largest CUDA device of this machine, a small one for the screen aside; 0 without CUDA."""
+    return max((torch.cuda.get_device_properties(index).total_memory for index in range(count())), default=0)
 
 
 def distributed_backend() -> str:

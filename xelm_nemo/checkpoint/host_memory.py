@@ -1,6 +1,7 @@
 """Copies of a device's tensors in the host's memory, made while the device computes on."""
 
 import contextlib
+import logging
 import mmap
 import threading
 import weakref
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor
 
 from xelm_nemo import device
+
+log = logging.getLogger(__name__)
 
 _ALIGNMENT = 512  # bytes; whole sectors and cache lines
 _PIECE = 1 << 28  # bytes that are made ready at a time
@@ -87,6 +90,10 @@ class HostMemory:
             list(pool.map(torch.Tensor.zero_, torch.split(whole, _PIECE)))
         if device.page_lock(whole):  # in one piece: CUDA refuses a copy that goes from one into the next
             self._locked.append(whole)
+        else:
+            log.warning(
+                "%.1f GB of memory cannot be page-locked (ulimit -l): saves take longer", whole.nbytes / 1e9
+            )
 
 
 def _unlock(locked: list[Tensor]) -> None:

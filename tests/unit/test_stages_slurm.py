@@ -11,10 +11,10 @@ import pytest
 from xelm_nemo import artifacts
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.config.compose import compose
-from xelm_nemo.errors import ConfigError, LaunchError
+from xelm_nemo.errors import ConfigError, LaunchError, RunFolderError
 from xelm_nemo.launch.slurm import Queued
 from xelm_nemo.launch.state import End, State, write_state
-from xelm_nemo.stages import follow, submit, verbs
+from xelm_nemo.stages import follow, pipeline, submit, verbs
 from xelm_nemo.stages.claim import claim
 from xelm_nemo.stages.follow import Followed, fate
 from xelm_nemo.stages.jobs import expert_job, round_jobs
@@ -220,6 +220,17 @@ def test_where_no_share_lives_all_begins_again_and_finds_what_is_done(shared, se
         ends(shared, SHARES[number], end, f"42_{number}")
     found, _ = again(shared, sent, {"43": PENDING})
     assert [name for name, *_ in found] == ["cluster-begin", "cluster-files", "cluster"]
+
+
+def test_nobody_works_on_files_that_jobs_share_but_these_jobs(shared, sent):
+    submit_all(shared, "cluster")
+    here = ["+experiment=udhr", f"output={shared.folder}"]
+    ends(shared, SHARES[1], None, "42_1")  # it lives
+    with pytest.raises(RunFolderError, match=r"SLURM jobs 42_1 work on the files of .*xelm_nemo\.cancel"):
+        pipeline.main("cluster", here)
+    assert not (shared.folder / "clusterer").exists()
+    ends(shared, SHARES[1], DONE, "42_1")
+    submit.check_no_share_lives(shared)
 
 
 @pytest.mark.parametrize("file_jobs", [1, 4])

@@ -20,6 +20,7 @@ from xelm_nemo.stages.run import Run, settled
 from xelm_nemo.stages.shard import SHARD
 from xelm_nemo.stages.slurm import run_on_slurm, show_scripts
 from xelm_nemo.stages.stage import Stage
+from xelm_nemo.stages.submit import check_no_share_lives
 from xelm_nemo.stages.train import TRAIN
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ def main(verb: str, arguments: Sequence[str]) -> None:
     if TRAIN in stages:
         check_gpus(run)
     with claimed(run):
+        check_no_share_lives(run)
         make(run, stages)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from xelm_nemo import artifacts
 from xelm_nemo.config.compose import to_yaml
-from xelm_nemo.errors import ArtifactError
+from xelm_nemo.errors import ArtifactError, RunFolderError
 from xelm_nemo.expert.job import TrainJob
 from xelm_nemo.files import read_json, write_atomic, write_json
 from xelm_nemo.launch import slurm
@@ -128,6 +128,21 @@ def recorded(run: Run) -> dict[str, Any]:
     """The newest job of each name; none before the first submission."""
     path = run.folder / LAUNCH / JOBS
     return dict(read_json(path)) if path.is_file() else {}
+
+
+def check_no_share_lives(run: Run) -> None:
+    """See that no SLURM job works on a share of a stage's files, which takes the folder's lock for none.
+
+    Raises:
+        RunFolderError: some do.
+    """
+    shares = {name: record for name, record in recorded(run).items() if "-of-" in name}
+    alive = [record["job"] for record in shares.values() if is_alive(record, Path(record["folder"]), None)]
+    if alive:
+        raise RunFolderError(
+            f"SLURM jobs {', '.join(sorted(alive))} work on the files of {run.folder}; wait for them, or end "
+            "them with `python -m xelm_nemo.cancel`."
+        )
 
 
 def is_finished(job: TrainJob) -> bool:

@@ -15,6 +15,7 @@ from xelm_nemo.corpus.tokenizer import load_tokenizer
 from xelm_nemo.errors import ArtifactError, ConfigError
 from xelm_nemo.expert.job import MODEL
 from xelm_nemo.files import read_json
+from xelm_nemo.stages.averaging import export_average
 from xelm_nemo.stages.jobs import finished_models
 from xelm_nemo.stages.run import Run
 from xelm_nemo.stages.stage import Stage
@@ -76,7 +77,7 @@ FORMATS: dict[str, Callable[[Export, Path], None]] = {
     "nemo": _to_nemo,
 }
 _WITH_TOKENIZER = ("hf", "nemo")
-_CLUSTERER = "upstream"  # the format of a clusterer
+_CLUSTERER, _AVERAGE = "upstream", "averaged"  # of a clusterer, and of a set
 
 
 def export_source(config: ExportConfig) -> None:
@@ -95,6 +96,9 @@ def export_source(config: ExportConfig) -> None:
         )
     if config.format == _CLUSTERER:
         return _export_clusterer(source, output)
+    if config.format == _AVERAGE:
+        export_average(source, output, config.average)
+        return log.info("export: the average of %s -> %s", source, output)
     models = _find_models(source)
     with _unmade_if_unused(output), contextlib.ExitStack() as stack:
         for name, model in models.items():
@@ -124,12 +128,14 @@ def _check_choices(config: ExportConfig) -> None:
     from xelm_nemo.checkpoint.lazy import DTYPES
 
     choices = {
-        "format": (config.format, [*FORMATS, _CLUSTERER]),
+        "format": (config.format, [*FORMATS, _CLUSTERER, _AVERAGE]),
         "dtype": (config.dtype or "fp32", [*DTYPES]),
     }
     for key, (value, known) in choices.items():
         if value not in known:
             raise ConfigError(f"{key}={value!r} is not known; use one of {known}.")
+    if config.average is not None and config.format != _AVERAGE:
+        raise ConfigError(f"average={config.average!r} is for format=averaged; leave it out.")
     if config.format == "nemo" and importlib.util.find_spec("nemo") is None:
         raise ConfigError(
             "format=nemo needs NeMo, which is not installed; run `pip install -c constraints.txt -e .[nemo]`."

@@ -36,7 +36,7 @@ def forward_step(model: Any, batch: dict[str, Any]) -> Any:
 def preset(name: str) -> Callable[[type], type]:
     """Give a configuration class the numbers of configs/model/<name>.yaml as its defaults."""
     path = config_folder() / "model" / f"{name}.yaml"
-    return _with_defaults(ModelConfig(**yaml.safe_load(path.read_text())))
+    return _with_defaults(ModelConfig(**yaml.safe_load(path.read_text())["model"]))
 
 
 def _with_defaults(shape: ModelConfig) -> Callable[[type], type]:

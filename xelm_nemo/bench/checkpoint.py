@@ -27,6 +27,7 @@ from xelm_nemo.bench.train_step import WARM_UPS, our_model
 from xelm_nemo.checkpoint.host_memory import HostMemory
 from xelm_nemo.checkpoint.store import Checkpoints
 from xelm_nemo.errors import ConfigError
+from xelm_nemo.expert.data import as_batch
 from xelm_nemo.expert.step import train_step
 from xelm_nemo.files import remove, size_of
 
@@ -68,13 +69,9 @@ class _Job:
 
     def __init__(self, setting: Setting, steps: int, folder: Path) -> None:
         self._setting, self._folder = setting, folder
-        self._model, self._optimizer = our_model(setting)
-        self._core = (
-            self._model.module.module if hasattr(self._model.module, "module") else self._model.module
-        )
+        self._core, self._model, self._optimizer = our_model(setting)
         tokens = torch.randint(setting.vocab_size, (setting.micro_batch_size, setting.seq_length + 1))
-        tokens = tokens.to(device.device())
-        self._batch = {"tokens": tokens[:, :-1].contiguous(), "labels": tokens[:, 1:].contiguous()}
+        self._batch = as_batch(tokens.to(device.device()))
         self._checkpoints = Checkpoints(folder, parallel.Agreement(), keep=1)
         self._checkpoints.expect(self._core)
         self._model.train()

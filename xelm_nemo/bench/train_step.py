@@ -28,11 +28,11 @@ from xelm_nemo.bench.stock import stock_step
 from xelm_nemo.bench.timing import Row, failure
 from xelm_nemo.errors import ConfigError
 from xelm_nemo.expert.config import OptimConfig
-from xelm_nemo.expert.data import Batch
+from xelm_nemo.expert.data import Batch, as_batch
 from xelm_nemo.expert.optim import make_optimizer, wrap
 from xelm_nemo.expert.step import train_step
 from xelm_nemo.model.flops import own_peak
-from xelm_nemo.model.gpt import build_model
+from xelm_nemo.model.gpt import DecoderModel, build_model
 
 WARM_UPS = 2
 Step = Callable[[], float]  # does one step; gives its loss
@@ -90,17 +90,18 @@ def _row(setting: Setting, seconds: float, gpus: int) -> Row:
     return row if peak is None else row | {"mfu": round(flops / peak, 3)}
 
 
-def our_model(setting: Setting) -> tuple[Any, Any]:
-    """An expert and its optimizer, as it is trained."""
+def our_model(setting: Setting) -> tuple[DecoderModel, Any, Any]:
+    """An expert, the wrapper that it is trained in, and its optimizer."""
     sizes: dict[str, Any] = {"vocab_size": setting.vocab_size, "dtype": torch.bfloat16, "fp8": setting.fp8}
-    model = wrap(build_model(setting.shape, setting.layout, **sizes))
-    return model, make_optimizer(OptimConfig(), model)
+    core = build_model(setting.shape, setting.layout, **sizes)
+    model = wrap(core)
+    return core, model, make_optimizer(OptimConfig(), model)
 
 
 def _ours(setting: Setting, tokens: torch.Tensor) -> Step:
     """The training step of the experts."""
-    model, optimizer = our_model(setting)
-    batch = {"tokens": tokens[:, :-1].contiguous(), "labels": tokens[:, 1:].contiguous()}
+    _, model, optimizer = our_model(setting)
+    batch = as_batch(tokens)
     model.train()
 
     def batches() -> Iterator[Batch]:

@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
 from xelm_nemo import device
-from xelm_nemo.checkpoint import writer
 from xelm_nemo.checkpoint.host_memory import HostMemory
 from xelm_nemo.errors import CheckpointError
 from xelm_nemo.parallel import Agreement
@@ -63,7 +62,6 @@ class Save:
         """
         self._part, self._folder, self._agreement = part, folder, agreement
         with self._leaving_nothing_half():
-            writer.use_own_results()
             self._request = dist_checkpointing.save(state, str(part), async_sharded_save=True)
             # These tensors live as long as the request, and so until they are copied. A rank may have none.
             buckets = self._request.async_fn_args[1] if self._request.async_fn_args else []

@@ -23,12 +23,11 @@ from xelm_nemo.checkpoint.pickles import check_pickles
 from xelm_nemo.checkpoint.saving import Save, room_on_disk
 from xelm_nemo.errors import CheckpointError, first_line
 from xelm_nemo.files import atomic_folder, remove
-from xelm_nemo.model.config import NO_FP8, FP8Config, ModelConfig, ParallelConfig
+from xelm_nemo.model.config import NO_FP8, OPTIMIZER_BYTES, FP8Config, ModelConfig, ParallelConfig
 from xelm_nemo.model.gpt import DecoderModel, build_model
 
 # The one format that Megatron does not call deprecated and that any layout can load.
 _OPTIMIZER_FORMAT = {"distrib_optim_sharding_type": "fully_reshardable"}
-_STATE_BYTES = 12  # a parameter: itself and Adam's two means in float32
 _SLACK = 1 << 14  # bytes a parameter: four tensors, each from a round address on
 _ITERATION_FOLDER = re.compile(r"iter_(\d+)")
 
@@ -138,7 +137,7 @@ class Checkpoints:
         """
         group = parallel.data_parallel_group()
         if dist.get_rank(group) == 0:
-            state = _STATE_BYTES if dist.get_world_size(group) == 1 else 0
+            state = OPTIMIZER_BYTES if dist.get_world_size(group) == 1 else 0
             sizes = [p.numel() * (p.element_size() + state) + _SLACK for p in model.parameters()]
             self._memory.reserve(sum(sizes))
 
@@ -235,7 +234,6 @@ class Checkpoints:
 
 def _save(sharded_state: dict[str, Any], folder: Path) -> None:
     with room_on_disk(folder):
-        writer.use_own_results()
         dist_checkpointing.save(sharded_state, str(folder))
 
 

@@ -59,11 +59,7 @@ def first_error(outcomes: list[Any]) -> Exception | None:
     return next((outcome for outcome in outcomes if isinstance(outcome, Exception)), None)
 
 
-def use_own_results() -> None:
-    """Give the next save a queue for what its writers report, which Megatron shares among all saves."""
-    filesystem_async._results_queue = queue.Queue()
-
-
 def use_threads() -> None:
-    """Have Megatron save so from now on, in this process."""
+    """Have Megatron save so from now on, in this process, and each save have its writers' reports alone."""
+    filesystem_async._get_write_results_queue = queue.Queue
     FileSystemWriterAsync.write_preloaded_data_multiproc = staticmethod(write_in_threads)

@@ -42,7 +42,7 @@ class Best:
     ) -> None:
         """Keep these weights instead of the others, which go once they are whole.
 
-        All ranks call it, while nothing else is being saved.
+        All ranks call it; a training state may be on its way to the disk meanwhile.
 
         Args:
             loss: of the validation.

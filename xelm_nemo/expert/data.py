@@ -104,5 +104,9 @@ def _on_device(rows: NDArray[np.int64]) -> Batch:
     block = torch.from_numpy(rows)
     if device.has_cuda():  # from other pages CUDA copies only when all that it was told before is done
         block = block.pin_memory()
-    block = block.to(device.device(), non_blocking=True)
+    return as_batch(block.to(device.device(), non_blocking=True))
+
+
+def as_batch(block: torch.Tensor) -> Batch:
+    """Sequences [B, S + 1], each token but the first being the label of the one before it."""
     return {"tokens": block[:, :-1].contiguous(), "labels": block[:, 1:].contiguous()}

@@ -8,6 +8,7 @@ ARCHITECTURES = ("xglm", "opt")
 ACTIVATIONS = ("gelu", "relu")
 FP8_MULTIPLE = 16  # what FP8 products want of every size
 MOST_LAYERS = 10_000  # more is damage, and takes long to find out otherwise
+OPTIMIZER_BYTES = 12  # of a weight in a training state: float32 and Adam's two means
 VOCAB_MULTIPLE = 128  # what tensor cores and FP8 want of each tensor-parallel rank's share
 
 
@@ -120,10 +121,15 @@ def fp8_problems(
     return problems
 
 
+def matrix_elements(shape: ModelConfig) -> int:
+    """Elements of a layer's matrices, each of which multiplies every token once."""
+    return 4 * shape.hidden_size**2 + 2 * shape.hidden_size * shape.ffn_hidden_size
+
+
 def num_parameters(shape: ModelConfig, vocab_size: int) -> int:
     """Weights of a model, the padding of its vocabulary included."""
     H, F, width = shape.hidden_size, shape.ffn_hidden_size, shape.word_embed_proj_dim or shape.hidden_size
-    layer = 4 * H * H + 2 * H * F + 9 * H + F  # with biases and two norms
+    layer = matrix_elements(shape) + 9 * H + F  # with biases and two norms
     positions = (shape.max_position_embeddings + 2) * H if shape.architecture == "opt" else 0
     projections = 2 * H * width if shape.word_embed_proj_dim else 0
     final_norm = 0 if shape.post_layernorm else 2 * H

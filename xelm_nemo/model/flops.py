@@ -6,7 +6,7 @@ in FP8 too.
 """
 
 from xelm_nemo import device
-from xelm_nemo.model.config import ModelConfig
+from xelm_nemo.model.config import ModelConfig, matrix_elements
 
 # FLOP/s of dense BF16 products, from NVIDIA's data sheets of the SXM cards; a name contains one of these.
 PEAKS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12}
@@ -14,8 +14,7 @@ PEAKS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12}
 
 def layer_products(shape: ModelConfig, seq_length: int) -> int:
     """Multiplications of one token in one layer, its attention over half of the sequence."""
-    H = shape.hidden_size
-    return 4 * H * H + 2 * H * shape.ffn_hidden_size + H * seq_length
+    return matrix_elements(shape) + shape.hidden_size * seq_length
 
 
 def head_products(shape: ModelConfig, vocab_size: int) -> int:

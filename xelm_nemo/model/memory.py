@@ -21,7 +21,15 @@ Letters: T tokens of a micro-batch, H hidden, F feed-forward, V one rank's rows 
 
 from dataclasses import dataclass, replace
 
-from xelm_nemo.model.config import FP8Config, ModelConfig, ParallelConfig, num_parameters, padded_vocab_size
+from xelm_nemo.model.config import (
+    OPTIMIZER_BYTES,
+    FP8Config,
+    ModelConfig,
+    ParallelConfig,
+    matrix_elements,
+    num_parameters,
+    padded_vocab_size,
+)
 from xelm_nemo.model.stages import stage_layers
 
 LOGITS_BYTES = 2**31  # of one chunk; twice as many in FP8, where adding to the gradient costs more
@@ -81,14 +89,14 @@ def _stage_parts(sizes: StepSizes, stage: int) -> Parts:
     layers = stage_layers(shape, sizes.vocab_size, num_stages)[stage]
     has_words, has_head = stage in (0, num_stages - 1), stage == num_stages - 1
     count = _num_weights(sizes, layers, has_words=has_words) / tp
-    matrices = layers * (4 * shape.hidden_size**2 + 2 * shape.hidden_size * shape.ffn_hidden_size) / tp
+    matrices = layers * matrix_elements(shape) / tp
     whole = _layer_bytes(sizes)
     kept = _layer_input_bytes(sizes) if layout.recompute_granularity == "full" else whole
     in_flight = min(num_stages - stage, sizes.num_micro_batches)
     parts = {
         "weights": sizes.element_bytes * count,
         "gradients": 4 * count,
-        "optimizer": (12 if is_bf16 else 8) * count / layout.data_parallel_size,
+        "optimizer": (OPTIMIZER_BYTES if is_bf16 else 8) * count / layout.data_parallel_size,
         "FP8 copies": 2 * matrices if sizes.fp8.recipe else 0,
         "activations": layers * in_flight * kept,
         "head": _head_bytes(sizes) if has_head else 0,

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from xelm_nemo import device
 from xelm_nemo.checkpoint.architectures import read_vocab_size
 from xelm_nemo.checkpoint.facts import FACTS, load_facts
 from xelm_nemo.expert.job import TrainJob
@@ -19,7 +20,7 @@ def check_gpus(run: Run) -> None:
     Raises:
         ConfigError: as `check_memory`.
     """
-    vocab_size = _vocab_size(run)
+    vocab_size = _vocab_size(run) if device.total_bytes() else None
     if vocab_size is not None:
         for job in _jobs(run):
             if not is_finished(job):

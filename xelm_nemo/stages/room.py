@@ -8,11 +8,11 @@ from xelm_nemo.checkpoint.facts import load_facts
 from xelm_nemo.errors import ConfigError
 from xelm_nemo.expert.job import BEST, CHECKPOINTS, TrainJob
 from xelm_nemo.files import size_of
-from xelm_nemo.model.config import num_parameters
+from xelm_nemo.model.config import OPTIMIZER_BYTES, num_parameters
 
 # Bytes a parameter: of the model, and of a checkpoint, which has float32 weights and Adam's two means too.
 MODEL_BYTES = {"bf16": 2, "fp32": 4}
-STATE_BYTES = {dtype: size + 12 for dtype, size in MODEL_BYTES.items()}
+STATE_BYTES = {dtype: size + OPTIMIZER_BYTES for dtype, size in MODEL_BYTES.items()}
 
 
 def check_room(jobs: Sequence[TrainJob], *, at_once: int) -> None:

@@ -7,6 +7,7 @@ from tests.helpers.megatron_cpu import Workshop, checkpoint_tensors
 from tests.helpers.weights import assert_same_tensors, assert_same_weights
 from xelm_nemo import artifacts
 from xelm_nemo.checkpoint.facts import load_facts
+from xelm_nemo.checkpoint.store import Checkpoints
 from xelm_nemo.config.compose import compose
 from xelm_nemo.expert import loop
 from xelm_nemo.expert.job import JOB, TrainJob
@@ -33,7 +34,11 @@ def workshop(tmp_path_factory):
 
 @pytest.fixture
 def train(workshop, monkeypatch):
-    """Train a job whose validations have these losses; one that is None is where it is killed."""
+    """Train a job whose validations have these losses; one that is None is where it is killed.
+
+    A state is whole when the step after it is done, so that it is known where a killed run goes on.
+    """
+    monkeypatch.setattr(Checkpoints, "go_on", Checkpoints.end)
 
     def run(job_folder, *found, insist=lambda: None):
         losses = iter(found)

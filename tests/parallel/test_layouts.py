@@ -33,6 +33,8 @@ LAYOUTS = {
     "dp2": ParallelConfig(data_parallel_size=2),
 }
 MOVED_TO = ["tp2", "pp2", "dp2"]
+MOVED_BACK = "moved_from_dp2"
+MOVED = [*(f"moved_to_{layout}" for layout in MOVED_TO), MOVED_BACK]
 RTOL = 1e-5
 
 
@@ -58,8 +60,15 @@ def trained(tmp_path_factory):
         )
     for name in ("dropout", "dropout_again"):
         on_two_ranks[name] = workshop.job(name, DROPOUT, layout=LAYOUTS["tp2_sp"])
+    on_two_ranks["of_dp2"] = workshop.job(
+        "of_dp2", SHAPE, layout=LAYOUTS["dp2"], train_iters=6, save_interval=4, eval_interval=6
+    )
     ports = megatron_cpu.free_ports(len(on_two_ranks) + 1)
     megatron_cpu.on_ranks(2, rank_main, list(on_two_ranks.values()), ports, workshop.folder)
+    folders[MOVED_BACK] = moved(
+        on_two_ranks["of_dp2"], ParallelConfig(), name=MOVED_BACK, without=["iter_0000006"]
+    )
+    train(TrainJob.load(folders[MOVED_BACK]))
     return folders | on_two_ranks
 
 
@@ -113,25 +122,25 @@ def test_bf16_gradient_of_a_head_with_its_own_weight_is_that_of_a_tied_one(train
     assert relative_errors({words: expected[words]}, {words: in_float32[words]})[words] < 0.05
 
 
-@pytest.mark.parametrize("layout", MOVED_TO)
-def test_run_that_moves_to_another_layout_goes_on_with_the_same_losses(trained, layout):
-    found, expected = losses(trained[f"moved_to_{layout}"]), losses(trained["to_move"])
+@pytest.mark.parametrize("job", MOVED)
+def test_run_that_moves_to_another_layout_goes_on_with_the_same_losses(trained, job):
+    found, expected = losses(trained[job]), losses(trained["to_move"])
     assert ("loss", 6) in expected
     assert found == pytest.approx(expected, rel=RTOL)
 
 
-@pytest.mark.parametrize("layout", MOVED_TO)
-def test_run_that_moves_to_another_layout_saves_the_same_state(trained, layout):
+@pytest.mark.parametrize("job", MOVED)
+def test_run_that_moves_to_another_layout_saves_the_same_state(trained, job):
     name = "checkpoints/iter_0000006"
-    found, expected = (checkpoint_tensors(trained[job] / name) for job in (f"moved_to_{layout}", "to_move"))
+    found, expected = (checkpoint_tensors(trained[which] / name) for which in (job, "to_move"))
     # Adam divides differences of rounding by gradients that are nearly 0.
     errors = relative_errors(found, expected)
     assert {name: error for name, error in errors.items() if not error <= 1e-3} == {}
 
 
-@pytest.mark.parametrize("layout", MOVED_TO)
-def test_run_that_moves_to_another_layout_has_not_started_again(trained, layout):
-    checkpoints = {path.name for path in (trained[f"moved_to_{layout}"] / "checkpoints").iterdir()}
+@pytest.mark.parametrize("job", MOVED)
+def test_run_that_moves_to_another_layout_has_not_started_again(trained, job):
+    checkpoints = {path.name for path in (trained[job] / "checkpoints").iterdir()}
     assert checkpoints == {"iter_0000004", "iter_0000006"}
 
 

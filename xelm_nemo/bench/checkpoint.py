@@ -1,15 +1,18 @@
 """How long training stands still for a checkpoint, and how long until the checkpoint is whole.
 
 python -m xelm_nemo.bench checkpoint output=/data/scratch model=xglm_1_7b micro_batch_size=8 rounds=3
+torchrun --nproc-per-node 2 -m xelm_nemo.bench checkpoint output=/data/scratch layouts=dp2
 
 `ours` is timed as the training loop saves: what a step with a save takes longer than the median step without.
 `megatron` is what Megatron does in its place, the state brought to the host and written: `stall` is all of
 it, as in its synchronous saves, and `stall_async` what a write in another process would leave of it. Our
-threads write the files of both. The floor is the copy of the same bytes to page-locked memory. Seconds.
+threads write the files of both. The floor is the copy of the same bytes to page-locked memory. Seconds, until
+the last rank is done.
 """
 
 import contextlib
 import itertools
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,12 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from megatron.core import dist_checkpointing
 
 from xelm_nemo import device, parallel
 from xelm_nemo.bench.setting import JobRequest, Setting, parse, settings, show
 from xelm_nemo.bench.timing import Row
-from xelm_nemo.bench.train_step import WARM_UPS, our_model
+from xelm_nemo.bench.train_step import WARM_UPS, Ports, our_model
 from xelm_nemo.checkpoint.host_memory import HostMemory
 from xelm_nemo.checkpoint.store import Checkpoints
 from xelm_nemo.errors import ConfigError
@@ -32,7 +36,7 @@ from xelm_nemo.expert.step import train_step
 from xelm_nemo.files import remove, size_of
 
 # Methods of Megatron's optimizer that ours stand before.
-REPLACED = ("sharded_param_state_fully_reshardable", "get_parameter_state_dp_zero")
+REPLACED = ("sharded_param_state_fully_reshardable", "load_parameter_state_from_fully_reshardable")
 
 
 @dataclass(frozen=True)
@@ -55,13 +59,24 @@ def run(words: Sequence[str]) -> None:
     if unknown := set(request.providers.split(",")) - {"megatron", "ours"}:
         raise ConfigError(f"providers={request.providers!r} has {sorted(unknown)}; use megatron,ours.")
     folder = Path(request.output) / "xelm_nemo_bench_checkpoint"
-    for names, setting in settings(request, 1):
-        try:
-            with parallel.model_parallel(threads=device.cores()):
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    ports = Ports() if world > 1 else None
+    for names, setting in settings(request, world):
+        if ports is not None:
+            os.environ["MASTER_PORT"] = str(ports.agree())
+        sizes = setting.layout
+        with parallel.model_parallel(
+            tensor_model_parallel_size=sizes.tensor_model_parallel_size,
+            pipeline_model_parallel_size=sizes.pipeline_model_parallel_size,
+            threads=max(1, device.cores() // world),
+        ):
+            try:
                 for row in _Job(setting, request.steps, folder).rows(request.rounds, request.providers):
-                    show(names | row, request.json)
-        finally:
-            remove(folder)
+                    if dist.get_rank() == 0:
+                        show(names | row, request.json)
+            finally:
+                if dist.get_rank() == 0:
+                    remove(folder)
 
 
 class _Job:
@@ -72,7 +87,8 @@ class _Job:
         self._core, self._model, self._optimizer = our_model(setting)
         tokens = torch.randint(setting.vocab_size, (setting.micro_batch_size, setting.seq_length + 1))
         self._batch = as_batch(tokens.to(device.device()))
-        self._checkpoints = Checkpoints(folder, parallel.Agreement(), keep=1)
+        self._agreement = parallel.Agreement()
+        self._checkpoints = Checkpoints(folder, self._agreement, keep=1)
         self._checkpoints.expect(self._core)
         self._model.train()
         for _ in range(WARM_UPS):
@@ -104,7 +120,7 @@ class _Job:
         self._checkpoints.begin(iteration, self._core, self._optimizer)
         begun = time.perf_counter() - start
         first, others = _timed(self._step), []
-        while iteration not in self._checkpoints.iterations():
+        while not self._agreement.all(iteration in self._checkpoints.iterations()):
             others.append(_timed(self._step))
         whole = time.perf_counter() - start
         self._checkpoints.end()
@@ -120,42 +136,48 @@ class _Job:
 
     def _megatron(self, iteration: int) -> Row:
         folder = self._folder / "megatron"
-        remove(folder)
-        folder.mkdir(parents=True)
+        if dist.get_rank() == 0:
+            remove(folder)
+            folder.mkdir(parents=True)
         torch.cuda.synchronize()
+        parallel.barrier()
         start = time.perf_counter()
         with _without_ours(self._optimizer):
             state = Checkpoints._state(self._core, self._optimizer, loading=False)
         request = dist_checkpointing.save(state, str(folder), async_sharded_save=True)
-        buckets = request.preload_fn()
+        buckets = request.preload_fn() if request.preload_fn else []  # a rank may have nothing to write
+        parallel.barrier()
         stall_async = time.perf_counter() - start
-        rank, _, results = request.async_fn_args
-        request.async_fn(rank, buckets, results)
+        if buckets:
+            rank, _, results = request.async_fn_args
+            request.async_fn(rank, buckets, results)
         for finalize in request.finalize_fns:
             finalize()
+        parallel.barrier()
         stall, written = time.perf_counter() - start, size_of(folder)
-        remove(folder)
+        parallel.barrier()
+        if dist.get_rank() == 0:
+            remove(folder)
         return {"stall": stall, "stall_async": stall_async, "whole": stall, "gb": written / 1e9}
 
     def _floor(self) -> float:
         """Seconds of the copy alone, of what both save."""
-        tensors = list(self._core.parameters())
+        tensors = list(self._core.parameters()) if dist.get_rank(parallel.data_parallel_group()) == 0 else []
         for part in self._optimizer.chained_optimizers:
             for state in part.optimizer.state.items():
                 tensors += [state[0], state[1]["exp_avg"], state[1]["exp_avg_sq"]]
         memory: HostMemory = self._checkpoints._memory
-
-        def copy() -> None:
-            memory.copy(tensors)[1].synchronize()
-
-        return _timed(copy)
+        return _timed(lambda: memory.copy(tensors)[1].synchronize())
 
 
 def _timed(work: Callable[[], Any]) -> float:
+    """Seconds until the last rank has done it."""
     torch.cuda.synchronize()
+    parallel.barrier()
     start = time.perf_counter()
     work()
     torch.cuda.synchronize()
+    parallel.barrier()
     return time.perf_counter() - start
 
 

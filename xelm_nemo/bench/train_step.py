@@ -156,7 +156,7 @@ def run(words: Sequence[str]) -> None:
     if unknown := set(request.providers.split(",")) - set(PROVIDERS):
         raise ConfigError(f"providers={request.providers!r} has {sorted(unknown)}; use {list(PROVIDERS)}.")
     jobs = list(settings(request, world))
-    ports = _Ports() if world > 1 else None
+    ports = Ports() if world > 1 else None
     turns = [(s, p) for _ in range(request.rounds) for s in jobs for p in request.providers.split(",")]
     for (names, setting), provider in turns:
         if ports is not None:
@@ -171,10 +171,11 @@ def run(words: Sequence[str]) -> None:
             show({**names, "provider": provider, **row}, request.json)
 
 
-class _Ports:
+class Ports:
     """A port of its own for every world: torchrun's store would hand each the keys of the one before."""
 
     def __init__(self) -> None:
+        """Meet the other ranks at torchrun's own."""
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         self._store = TCPStore(host, port, is_master=False)
         self._count = 0
@@ -183,7 +184,7 @@ class _Ports:
     def agree(self) -> int:
         """The next port, one that was free on rank 0's machine."""
         self._count += 1
-        key = f"train_step_port_{self._count}"
+        key = f"port_{self._count}"
         if int(os.environ["RANK"]) == 0:
             with socket.socket() as probe:
                 probe.bind(("", 0))

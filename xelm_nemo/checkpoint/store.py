@@ -28,7 +28,7 @@ from xelm_nemo.model.gpt import DecoderModel, build_model
 
 # The one format that Megatron does not call deprecated and that any layout can load.
 _OPTIMIZER_FORMAT = {"distrib_optim_sharding_type": "fully_reshardable"}
-_SLACK = 1 << 14  # bytes a parameter: four tensors, each from a round address on
+_SLACK = 1 << 14  # bytes a parameter: ten tensors, each from a round address on
 _ITERATION_FOLDER = re.compile(r"iter_(\d+)")
 
 writer.use_threads()
@@ -133,13 +133,12 @@ class Checkpoints:
     def expect(self, model: DecoderModel) -> None:
         """Begin to make the memory ready that a copy will take, beside the first steps.
 
-        Of data-parallel ranks the first writes, and Megatron has brought the optimizer's state to the CPU.
+        Data-parallel ranks write a part each of the optimizer's state, and the first of them all weights.
         """
         group = parallel.data_parallel_group()
-        if dist.get_rank(group) == 0:
-            state = OPTIMIZER_BYTES if dist.get_world_size(group) == 1 else 0
-            sizes = [p.numel() * (p.element_size() + state) + _SLACK for p in model.parameters()]
-            self._memory.reserve(sum(sizes))
+        state, writes = OPTIMIZER_BYTES / dist.get_world_size(group), dist.get_rank(group) == 0
+        sizes = [p.numel() * (writes * p.element_size() + state) + _SLACK for p in model.parameters()]
+        self._memory.reserve(round(sum(sizes)))
 
     def begin(
         self,

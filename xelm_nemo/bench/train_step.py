@@ -23,6 +23,7 @@ from torch._C._distributed_c10d import TCPStore
 
 from xelm_nemo import device, parallel
 from xelm_nemo.bench.hugging_face import hugging_face_step
+from xelm_nemo.bench.nemo_trainer import nemo_steps
 from xelm_nemo.bench.setting import JobRequest, Setting, parse, settings, show
 from xelm_nemo.bench.stock import stock_step
 from xelm_nemo.bench.timing import Row, failure
@@ -56,6 +57,13 @@ def measure(setting: Setting, name: str, steps: int) -> Row:
         del step
         gc.collect()
     return row
+
+
+def measure_nemo(setting: Setting, steps: int) -> Row:
+    """The row of NeMo's trainer, which has the device to itself."""
+    found = nemo_steps(setting, WARM_UPS + steps)
+    row = _row(setting, statistics.median(found["seconds"][WARM_UPS:]), 1)
+    return row | {"losses": found["losses"][:WARM_UPS], "peak_gib": found["peak_gib"]}
 
 
 def _seconds(step: Step) -> float:
@@ -135,6 +143,7 @@ PROVIDERS: dict[str, Callable[[Setting, torch.Tensor], Step]] = {
     ),
     "ours": _ours,
 }
+NEMO = "nemo"
 
 # --- The command line ------------------------------------------------------------------------------
 
@@ -153,8 +162,9 @@ def run(words: Sequence[str]) -> None:
         ConfigError: a word that means nothing, or a layout that the model or the world does not have.
     """
     request, world = parse(words, Request()), int(os.environ.get("WORLD_SIZE", 1))
-    if unknown := set(request.providers.split(",")) - set(PROVIDERS):
-        raise ConfigError(f"providers={request.providers!r} has {sorted(unknown)}; use {list(PROVIDERS)}.")
+    if unknown := set(request.providers.split(",")) - {*PROVIDERS, NEMO}:
+        known = [*PROVIDERS, NEMO]
+        raise ConfigError(f"providers={request.providers!r} has {sorted(unknown)}; use {known}.")
     jobs = list(settings(request, world))
     ports = Ports() if world > 1 else None
     turns = [(s, p) for _ in range(request.rounds) for s in jobs for p in request.providers.split(",")]
@@ -162,7 +172,10 @@ def run(words: Sequence[str]) -> None:
         if ports is not None:
             os.environ["MASTER_PORT"] = str(ports.agree())
         try:
-            row = measure(setting, provider, request.steps)
+            if provider == NEMO:
+                row = measure_nemo(setting, request.steps)
+            else:
+                row = measure(setting, provider, request.steps)
         except Exception as error:  # whatever a peer may raise: the others are to be measured nonetheless
             row = {"failed": failure(error)}
         gc.collect()

@@ -66,7 +66,7 @@ class TrainJob:
 
     @property
     def tokens_per_iteration(self) -> int:
-        """Target tokens of one optimizer step."""
+        """Tokens that one optimizer step reads."""
         return self.global_batch_size * self.seq_length
 
     def recipe(self) -> Recipe:

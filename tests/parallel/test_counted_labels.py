@@ -1,10 +1,13 @@
 """What of a step's labels counts, and what tokens see, is the same at every layout."""
 
+import contextlib
+
 import pytest
 import torch
 
 from tests.helpers import megatron_cpu
 from tests.helpers.megatron_cpu import Workshop, gradients, losses, relative_errors, write_sources
+from tests.helpers.packed_attention import packed_on_a_cpu
 from tests.parallel.test_layouts import LAYOUTS, RTOL, SHAPE
 from xelm_nemo.expert.job import TrainJob
 from xelm_nemo.expert.loop import train
@@ -12,7 +15,7 @@ from xelm_nemo.expert.loop import train
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="compares CPU ranks; CUDA_VISIBLE_DEVICES= hides the GPUs from them"
 )
-KINDS = {"instructions": {}}
+KINDS = {"instructions": {}, "masked": {"document_mask": True}, "packed": {"document_mask": True}}
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +25,7 @@ def trained(tmp_path_factory):
     workshop.set_up(SHAPE)
     write_sources(workshop.folder / "tokens")
     alone = {(kind, "alone"): workshop.job(f"{kind}_alone", SHAPE, **KINDS[kind]) for kind in KINDS}
-    for folder in alone.values():
+    for folder in alone.values():  # the packed one too is to agree with masks
         train(TrainJob.load(folder))
     divided = {
         (kind, name): workshop.job(f"{kind}_{name}", SHAPE, layout=layout, **KINDS[kind])
@@ -30,8 +33,14 @@ def trained(tmp_path_factory):
         for name, layout in LAYOUTS.items()
     }
     ports = megatron_cpu.free_ports(len(divided))
-    megatron_cpu.on_ranks(2, megatron_cpu.train_in_turn, list(divided.values()), ports)
+    megatron_cpu.on_ranks(2, rank_main, list(divided.values()), ports)
     return alone | divided
+
+
+def rank_main(folders, ports):
+    for folder, port in zip(folders, ports, strict=True):
+        with packed_on_a_cpu() if folder.name.startswith("packed") else contextlib.nullcontext():
+            megatron_cpu.train_in_turn([folder], [port])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

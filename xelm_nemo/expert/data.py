@@ -14,20 +14,25 @@ from xelm_nemo import device
 from xelm_nemo.checkpoint.facts import load_facts
 from xelm_nemo.errors import ConfigError
 from xelm_nemo.expert.job import TrainJob
+from xelm_nemo.model.documents import takes_packed, within_documents
 from xelm_nemo.parallel import Layout
 from xelm_nemo.shards.build import read_vocab_size, shard_prefix
 from xelm_nemo.shards.dataset import TokenStream, has_tokens
 
-# "tokens" and "labels", int64 [B, S], and of some a "weight", float32 [B, S] or [B, 1]: how much each label's
-# loss counts. Its mean over the labels of a step is 1; without one all count the same.
-Batch = dict[str, torch.Tensor]
+# "tokens" and "labels", int64 [B, S], and of some
+#     "weight", float32 [B, S] or [B, 1]: how much each label's loss counts. Its mean over the labels of a
+#         step is 1; without one all count the same.
+#     "positions", int64 [B, S], and "attention", what else keeps documents apart (`within_documents`).
+# With these two [B, S] is [1, B * S] where attention takes packed documents.
+Batch = dict[str, Any]
 
 
 class Rows(NamedTuple):
-    """Sequences of a micro-batch, [B, S + 1], and their labels' weight as in a batch, or None."""
+    """Sequences of a micro-batch, [B, S + 1], and of a batch with these its `weight` and its `positions`."""
 
     tokens: NDArray[np.int64]
     weight: NDArray[np.float32] | None
+    positions: NDArray[np.int64] | None
 
 
 def check_vocabulary(job: TrainJob) -> None:
@@ -103,14 +108,15 @@ class Batches:
         """This rank's micro-batches of the blocks of a step, of which the first so many count."""
         size, ranks = self._job.micro_batch_size, self._layout.dp_size
         weights = label_weights(stream, blocks, num_counted)
-        starts = range(self._layout.dp_rank * size, len(blocks), ranks * size)
-        return [
-            Rows(
-                np.stack([stream.block(index) for index in blocks[start : start + size]]),
-                None if weights is None else weights[start : start + size],
-            )
-            for start in starts
-        ]
+        read = []
+        for start in range(self._layout.dp_rank * size, len(blocks), ranks * size):
+            own = slice(start, start + size)
+            tokens = np.stack([stream.block(index) for index in blocks[own]])
+            positions = None
+            if self._job.document_mask:
+                positions = np.stack([stream.positions(index) for index in blocks[own]])
+            read.append(Rows(tokens, None if weights is None else weights[own], positions))
+        return read
 
 
 def label_weights(stream: TokenStream, blocks: range, num_counted: int) -> NDArray[np.float32] | None:
@@ -139,7 +145,13 @@ def _on_device(rows: Rows) -> Batch:
     batch = as_batch(_sent(rows.tokens))
     if rows.weight is not None:
         batch["weight"] = _sent(rows.weight)
-    return batch
+    if rows.positions is None:
+        return batch
+    batch["positions"] = _sent(rows.positions)
+    if takes_packed():
+        shape = batch["tokens"].shape
+        batch = {name: tensor.expand(shape).reshape(1, -1) for name, tensor in batch.items()}
+    return batch | {"attention": within_documents(rows.positions)}
 
 
 def _sent(array: NDArray[Any]) -> torch.Tensor:

@@ -94,7 +94,9 @@ def _forward_step(num_micro_batches: int, batches: Iterator[Batch], model: Any) 
     weight = batch.get("weight")
     if weight is not None:
         grad = grad * weight
-    output = model(batch["tokens"], None, None, labels=labels, loss_mask=grad.expand_as(labels))
+    attention = batch.get("attention", {"attention_mask": None})
+    options = {"labels": labels, "loss_mask": grad.expand_as(labels)} | attention
+    output = model(batch["tokens"], batch.get("positions"), **options)
     return output, partial(_mean_loss, weight)
 
 

@@ -78,6 +78,14 @@ class TokenStream:
         ]
         return np.concatenate(learned)[1:]
 
+    def positions(self, index: int) -> NDArray[np.int64]:
+        """Where in its document each token of a block but the last is, int64 [seq_length].
+
+        A document that is cut at the border of blocks begins anew.
+        """
+        counted: NDArray[np.int64] = np.concatenate([np.arange(part.length) for part in self._parts(index)])
+        return counted[: self._seq_length]
+
     def _parts(self, index: int) -> Iterator[_Part]:
         """The parts of documents that a block is made of."""
         position, wanted = index * self._seq_length, self._seq_length + 1

@@ -11,6 +11,7 @@ from tests.helpers.megatron_cpu import Workshop, losses
 from xelm_nemo import device, parallel
 from xelm_nemo.checkpoint import store
 from xelm_nemo.checkpoint.lazy import DTYPES
+from xelm_nemo.expert.config import OptimConfig
 from xelm_nemo.expert.data import Batches
 from xelm_nemo.expert.job import TrainJob
 from xelm_nemo.expert.loop import train
@@ -87,14 +88,15 @@ def test_a_packed_document_has_the_loss_and_the_gradient_that_it_has_alone(works
 @pytest.mark.parametrize("precision", ["bf16", "fp8"])
 @pytest.mark.parametrize("granularity", [None, "full", "selective"])
 def test_training_with_dropout_goes_on_in_every_form(workshop, precision, granularity):
-    options = {"layout": ParallelConfig(recompute_granularity=granularity), "dtype": "bf16"}
+    layout, optim = ParallelConfig(recompute_granularity=granularity), OptimConfig(lr=1e-5)
+    options = {"layout": layout, "dtype": "bf16", "optim": optim}
     if precision == "fp8":
         options["fp8"] = FP8Config(recipe="delayed")
     folder = workshop.job(f"{precision}_{granularity}", DROPOUT, document_mask=True, train_iters=3, **options)
     train(TrainJob.load(folder))
     found = losses(folder)
     assert found.keys() == {(name, n) for name in ("loss", "valid_loss") for n in (1, 2, 3)}
-    assert all(4 < loss < 8 for loss in found.values())
+    assert all(loss == pytest.approx(found["loss", 1], abs=0.5) for loss in found.values())  # small steps
 
 
 def test_the_mask_changes_the_loss(workshop):

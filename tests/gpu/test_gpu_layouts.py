@@ -36,7 +36,11 @@ ON_FOUR = {
 }
 LAYOUTS = ON_TWO | (ON_FOUR if torch.cuda.device_count() >= 4 else {})
 LENGTH = {"dtype": "bf16", "train_iters": ITERATIONS, "save_interval": ITERATIONS}
-PRECISIONS = {"bf16": {}, "fp8": {"fp8": FP8Config(recipe="delayed", head=True)}}
+PRECISIONS = {
+    "bf16": {},
+    "fp8": {"fp8": FP8Config(recipe="delayed", head=True)},
+    "masked": {"document_mask": True},  # in BF16
+}
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +69,7 @@ def trained(tmp_path_factory):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("precision, rtol", [("bf16", 2e-3), ("fp8", 1e-2)])
+@pytest.mark.parametrize("precision, rtol", [("bf16", 2e-3), ("fp8", 1e-2), ("masked", 2e-3)])
 def test_layout_changes_the_losses_by_a_rounding(trained, precision, rtol, layout):
     found, expected = losses(trained[precision, layout]), losses(trained[precision, "alone"])
     assert ("loss", ITERATIONS) in expected

@@ -122,6 +122,21 @@ def write_tokens(folder):
     write_counts(folder, VOCAB_SIZE, {})
 
 
+def write_sources(folder):
+    """Make the documents of token shards instruction data, with sources of random length."""
+    from megatron.core.datasets.indexed_dataset import IndexedDataset
+
+    from xelm_nemo.shards import sources
+    from xelm_nemo.shards.build import shard_prefix
+
+    rng = np.random.default_rng(1)
+    for cluster in CLUSTERS:
+        for split in ("train", "valid"):
+            prefix = shard_prefix(folder, cluster, split)
+            shard = IndexedDataset(str(prefix))  # its arrays are gone when it is
+            sources.write_sources(prefix, rng.integers(1, shard.sequence_lengths).astype(np.int32))
+
+
 def write_seed_model(folder, shape, *, seed=1):
     """A model folder with random weights."""
     from xelm_nemo import parallel

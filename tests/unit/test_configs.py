@@ -12,8 +12,8 @@ from xelm_nemo.config.compose import compose, from_yaml, to_yaml
 from xelm_nemo.config.schema import RunConfig, differing_keys
 from xelm_nemo.errors import ConfigError
 from xelm_nemo.files import config_folder
-from xelm_nemo.stages import pipeline
-from xelm_nemo.stages.jobs import round_jobs
+from xelm_nemo.stages import pipeline, plan
+from xelm_nemo.stages.jobs import round_jobs, seed_job
 from xelm_nemo.stages.run import Run
 
 EXPERIMENTS = sorted(path.stem for path in (config_folder() / "experiment").glob("*.yaml"))
@@ -227,6 +227,25 @@ def test_fp8_is_told_where_it_is_not_before_anything_is_written(tmp_path, monkey
     ]
     assert command.run(lambda: pipeline.main("train", [*arguments, "output=run"])) == 2
     assert "precision.fp8 needs a GPU of compute capability 8.9" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_document_mask_reaches_every_model_of_a_run(masked):
+    config = compose(["+experiment=udhr", f"training.document_mask={masked}", "seed_model.train_iters=1"])
+    run = Run(config)
+    assert {job.document_mask for job in [seed_job(run), *round_jobs(run)]} == {masked}
+    assert (differing_keys(config, compose(["+experiment=udhr", "seed_model.train_iters=1"])) != []) is masked
+
+
+def test_document_mask_that_the_machine_cannot_make_is_refused_before_anything_is_written(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(plan, "mask_problem", lambda deterministic: f"no masks, {deterministic=}")
+    arguments = ["+experiment=udhr", f"output={tmp_path / 'run'}", "training.deterministic=true"]
+    run = [*arguments, "training.document_mask=true"]
+    assert command.run(lambda: pipeline.main("train", run)) == 2
+    assert "error: no masks, deterministic=True." in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
     assert not (tmp_path / "run").exists()
 
 

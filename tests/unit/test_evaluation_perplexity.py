@@ -15,7 +15,7 @@ from tests.helpers.bigrams import (
     encode,
 )
 from xelm_nemo.ensemble.placement import Team
-from xelm_nemo.errors import ConfigError
+from xelm_nemo.errors import ConfigError, CorpusError
 from xelm_nemo.evaluation.config import EvaluationConfig
 from xelm_nemo.evaluation.evidence import Text
 from xelm_nemo.evaluation.perplexity import ALONE, Models, evaluate_ensemble
@@ -206,6 +206,34 @@ def test_tokens_are_compared_only_where_all_are_known(tmp_path):
     assert evaluate(tmp_path, training_tokens=experts | {"dense": 30}).comparison.has_equal_tokens is True
     assert evaluate(tmp_path, training_tokens=experts | {"dense": 31}).comparison.has_equal_tokens is False
     assert evaluate(tmp_path, training_tokens=experts).comparison.has_equal_tokens is None
+
+
+@pytest.mark.parametrize("seq_length, stride", [(100, None), (8, None), (4, 2)])
+def test_of_an_example_the_target_counts_and_the_source_routes(tmp_path, seq_length, stride):
+    examples = [HeldOutDocument("aa ab", source="aa"), HeldOutDocument("ab ba abbbba", source="ab ba")]
+    result = evaluate(tmp_path, examples, language_expert=None, seq_length=seq_length, stride=stride)
+    kept = None if stride else seq_length
+    nats, count = {"dense": 0.0, "ensemble": 0.0}, 0
+    for example in examples:
+        ids = encode(example.text)[: kept and kept + 1]
+        for j in range(len(example.source), len(ids) - 1):
+            weights = slow_router(example.text[: max(j - 1, 0)], 3)
+            mixed = sum(
+                w * model.probability(*ids[j : j + 2]) for w, model in zip(weights, MODELS, strict=True)
+            )
+            nats["ensemble"] -= math.log(mixed)
+            nats["dense"] -= math.log(DENSE.probability(*ids[j : j + 2]))
+            count += 1
+    for name, expected in nats.items():
+        overall = result.model(name).overall
+        assert overall.num_tokens == count and overall.nats == pytest.approx(expected, rel=1e-5)
+    assert overall.num_bytes == count - (1 if seq_length == 8 else 2)  # ends are tokens without bytes
+
+
+def test_source_that_leaves_no_target_in_the_context_is_refused(tmp_path):
+    examples = [HeldOutDocument("ab ba abb", source="ab ba")]
+    with pytest.raises(CorpusError, match=r"fills training\.seq_length=5, .* set evaluation\.stride"):
+        evaluate(tmp_path, examples, language_expert=None, seq_length=5)
 
 
 def test_documents_without_language_or_cluster_count_overall_only(tmp_path):

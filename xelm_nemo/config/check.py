@@ -60,6 +60,17 @@ def _corpus(config: RunConfig) -> list[str]:
             f"corpus.raw={corpus.raw!r} is made into a corpus, and corpus.path={corpus.path!r} "
             "is one already; set one of the two to null"
         )
+    source, target = corpus.source_key, corpus.target_key
+    if (source is None) != (target is None):
+        problems.append(
+            f"corpus.source_key={source!r} and corpus.target_key={target!r}: instruction data has both; set "
+            "both, such as src and tgt, or neither"
+        )
+    elif source is not None and corpus.path is None:
+        problems.append(
+            f"corpus.source_key={source!r} needs corpus.path, a folder of {{train,valid}}/<shard>/*.jsonl; "
+            "raw files and the shipped corpus have no targets"
+        )
     if corpus.path is not None or corpus.raw is not None:
         return problems
     if corpus.builtin is None:

@@ -16,6 +16,8 @@ class CorpusConfig:
     num_shards: int = 1  # of the training split made from raw
     seed: int = 1234  # of the order of the documents made from raw
     text_key: str = "text"
+    source_key: str | None = None  # of instruction data, instead of text_key: what is read and not learned,
+    target_key: str | None = None  # and what is learned after it; both or neither
     lang_key: str = "lang"
     id_key: str | None = "id"  # two lines of a file with the same id are an error; None: nobody looks
     on_bad_line: str = "error"  # or "skip": such lines are left out, counted and reported

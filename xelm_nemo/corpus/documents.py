@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from xelm_nemo.corpus.bad_lines import BadLine, Skipped, skipped_line
+from xelm_nemo.corpus.examples import example_text
+from xelm_nemo.corpus.faults import Ids, fault
 from xelm_nemo.corpus.layout import list_files, list_shard
 from xelm_nemo.corpus.rows import Row, read_rows
 from xelm_nemo.errors import CorpusError
@@ -26,11 +28,13 @@ class Document:
         sp_id: `<split>/<shard>/<file>|<line>`, the path from the corpus folder and the line or row from 0.
         text: never blank.
         lang: language code, None when the line has none.
+        source: of instruction data the beginning of the text that is not learned; None: all of it is.
     """
 
     sp_id: str
     text: str
     lang: str | None
+    source: str | None = None
 
 
 def read_documents(
@@ -72,6 +76,8 @@ def read_file(
     path: Path,
     *,
     text_key: str = "text",
+    source_key: str | None = None,
+    target_key: str | None = None,
     lang_key: str = "lang",
     id_key: str | None = "id",
     on_bad: Callable[[int, BadLine], None] | None = None,
@@ -81,7 +87,9 @@ def read_file(
     Args:
         root: the corpus folder.
         path: a file in it.
-        text_key: where a row has its text.
+        text_key: where a row has its text, unless the next two are given.
+        source_key: where a row of instruction data has its source.
+        target_key: where it has its target.
         lang_key: where it has its language, if it has one.
         id_key: where it may have an id that no other row of the file has; None: nobody looks.
         on_bad: told the index and the fault of each line that has no document; None: the first one ends it.
@@ -90,14 +98,18 @@ def read_file(
         CorpusError: the file cannot be read; or, with `file:line`, a line without a document.
     """
     sp_path = path.relative_to(root).as_posix()
-    columns = [key for key in (text_key, lang_key, id_key) if key is not None]
-    for index, row in checked_rows(path, text_key, lang_key, id_key, on_bad, columns=columns):
-        yield Document(f"{sp_path}|{index}", row[text_key], row.get(lang_key) or None)
+    text_keys = (text_key,) if source_key is None or target_key is None else (source_key, target_key)
+    columns = [*text_keys, *(key for key in (lang_key, id_key) if key is not None)]
+    for index, row in checked_rows(path, text_keys, lang_key, id_key, on_bad, columns=columns):
+        text, source = row[text_keys[0]], None
+        if len(text_keys) > 1:
+            text, source = example_text(*(row[key] for key in text_keys))
+        yield Document(f"{sp_path}|{index}", text, row.get(lang_key) or None, source)
 
 
 def checked_rows(
     path: Path,
-    text_key: str,
+    text_keys: tuple[str, ...],
     lang_key: str,
     id_key: str | None,
     on_bad: Callable[[int, BadLine], None] | None,
@@ -105,9 +117,9 @@ def checked_rows(
     columns: list[str] | None = None,
 ) -> Iterator[tuple[int, Row]]:
     """Index and row of every line that has a document; see `read_file`."""
-    seen = _Ids(id_key)
+    seen = Ids(id_key)
     for index, row in enumerate(read_rows(path, columns)):
-        bad = row if isinstance(row, BadLine) else _fault(row, text_key, lang_key) or seen.fault(row)
+        bad = row if isinstance(row, BadLine) else fault(row, text_keys, lang_key) or seen.fault(row)
         if not isinstance(row, BadLine) and bad is None:
             yield index, row
         elif bad is not None and on_bad is not None:
@@ -128,55 +140,3 @@ def in_blocks(items: Iterable[T], text: Callable[[T], str]) -> Iterator[list[T]]
             block, letters = [], 0
     if block:
         yield block
-
-
-class _Ids:
-    """The ids of a file. Lines that are numbered, as X-ELM's corpora have them, take no memory."""
-
-    def __init__(self, key: str | None) -> None:
-        self._key = key
-        self._run = range(0)
-        self._others = set[str]()
-
-    def fault(self, row: Row) -> BadLine | None:
-        """Take the row's id, if it has one; a fault if an earlier row has the same."""
-        value = None if self._key is None else row.get(self._key)
-        if value is None or self._is_new(value):
-            return None
-        said = f"has {self._key}={value!r:.60} for a second time"
-        return BadLine("duplicate id", said, "drop one, or set corpus.id_key=null to ignore ids")
-
-    def _is_new(self, value: Any) -> bool:
-        if type(value) is int and value in self._run:
-            return False
-        name = repr(value)
-        if name in self._others:
-            return False
-        if type(value) is int and (not self._run or value == self._run.stop):
-            self._run = range(self._run.start if self._run else value, value + 1)
-        else:
-            self._others.add(name)
-        return True
-
-
-def _fault(row: Row, text_key: str, lang_key: str) -> BadLine | None:
-    """What keeps a row from being a document."""
-    text, lang = row.get(text_key), row.get(lang_key)
-    needs = "each document needs text (its key is corpus.text_key)"
-    if text is None and text_key not in row:
-        return BadLine("no text", f"has no {text_key!r} among {list(row)}"[:120], needs)
-    if not isinstance(text, str):
-        return BadLine("text is no string", f"has {text_key}={text!r:.40}", needs)
-    if not text.strip():
-        return BadLine("blank text", f"has {text_key}={text!r:.40}", needs)
-    if "\0" in text:
-        return BadLine("NUL", f"has a NUL character in {text_key!r}", "remove it")
-    if lang is not None and not isinstance(lang, str):
-        said = "a language is a string (its key is corpus.lang_key)"
-        return BadLine("language is no string", f"has {lang_key}={lang!r:.40}", said)
-    for key, value in ((text_key, text), (lang_key, lang or "")):
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            return BadLine("lone surrogate", f"has half a surrogate pair in {key!r}", "remove it")
-    return None

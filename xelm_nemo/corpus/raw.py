@@ -149,7 +149,7 @@ def deal(task: Deal) -> dict[str, Any]:
     for file in task.files:
         bad = Skipped(file.name)
         on_bad = bad.add if task.skip_bad else None
-        for index, row in checked_rows(file.path, task.text_key, task.lang_key, None, on_bad):
+        for index, row in checked_rows(file.path, (task.text_key,), task.lang_key, None, on_bad):
             draw = hashlib.blake2b(f"{task.seed}|{file.name}|{index}".encode(), digest_size=8).digest()
             row.pop("id", None)
             row[task.lang_key] = file.lang

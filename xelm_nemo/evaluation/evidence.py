@@ -93,6 +93,7 @@ def documents_of_experts(
 def mixed_nats(
     ensembles: Sequence[Ensemble],
     evidence: Sequence[Evidence],
+    encoded: Sequence[EncodedDocument],
     log_p_EN: Sequence[Mapping[int, Tensor]],
     router: RouterConfig,
 ) -> NDArray[np.float64]:
@@ -101,24 +102,25 @@ def mixed_nats(
     Args:
         ensembles: what to mix.
         evidence: of each document.
+        encoded: their tokens.
         log_p_EN: for each expert, document -> log-probabilities of its tokens; a document that the expert was
             not run on has no ensemble that gives it weight.
         router: temperature and rule.
     """
     nats = np.empty((len(ensembles), len(evidence)))
-    for n, known in enumerate(evidence):
+    for n, (known, document) in enumerate(zip(evidence, encoded, strict=True)):
         not_run_T = torch.full((known.num_tokens,), -torch.inf)
         log_p_ET = torch.stack([log_p_N.get(n, not_run_T) for log_p_N in log_p_EN])
         for row, ensemble in enumerate(ensembles):
             log_w_TE = ensemble_log_weights(ensemble, replace(known, log_p_ET=log_p_ET), router)
-            nats[row, n] = nats_of(mixture_log_prob(log_p_ET, log_w_TE))
+            nats[row, n] = nats_of(mixture_log_prob(log_p_ET, log_w_TE), document)
     return nats
 
 
-def nats_of(log_p_T: Tensor) -> float:
-    """Negative log-probability of a whole document."""
+def nats_of(log_p_T: Tensor, document: EncodedDocument) -> float:
+    """Negative log-probability of a whole document, or of an example's target."""
     # float64: a float32 sum over a long document loses the digits that two models differ in.
-    return -float(log_p_T.double().sum())
+    return -float(log_p_T[document.num_context :].double().sum())
 
 
 def _distances(document: EncodedDocument, text: Text, router: RouterConfig) -> Tensor:

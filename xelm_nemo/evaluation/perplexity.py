@@ -97,8 +97,9 @@ def evaluate_ensemble(
 ) -> list[EvaluationResult]:
     """Score experts, dense model and ensembles; an interrupted evaluation goes on where it was.
 
-    Every token after a document's first is scored, the closing special token included. Each model is loaded
-    once for all subsets, and only where its scores are not on disk.
+    Every token after a document's first is scored, the closing special token included; of instruction data
+    those of targets count. Each model is loaded once for all subsets, and only where its scores are not on
+    disk.
 
     Args:
         subsets: name -> held-out documents; `config.max_docs` of each, evenly spread, are used.
@@ -134,9 +135,9 @@ def evaluate_ensemble(
     log_p_EN = [
         dict(zip(n, scores.read(), strict=True)) for n, scores in zip(needed_EN, experts, strict=True)
     ]
-    mixed_MN = mixed_nats(evaluation.ensembles, evidence, log_p_EN, router)
+    mixed_MN = mixed_nats(evaluation.ensembles, evidence, evaluation.encoded, log_p_EN, router)
     alone = [*(experts if config.each_expert else []), *dense]
-    alone_MN = [[nats_of(log_p_T) for log_p_T in scores.read()] for scores in alone]
+    alone_MN = [list(map(nats_of, scores.read(), evaluation.encoded)) for scores in alone]
     return _results(evaluation, [scores.source for scores in alone], np.array([*alone_MN, *mixed_MN]))
 
 

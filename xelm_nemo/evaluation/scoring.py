@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from xelm_nemo.corpus.examples import num_source_tokens
 from xelm_nemo.ensemble.placement import Team
 from xelm_nemo.errors import CheckpointError, CorpusError
 from xelm_nemo.evaluation.windows import Window, batches, windows
@@ -31,11 +32,15 @@ Model = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class HeldOutDocument:
-    """A document to evaluate on; without a language or a cluster it counts in the overall figures only."""
+    """A document to evaluate on; without a language or a cluster it counts in the overall figures only.
+
+    Of instruction data `source` is the beginning of the text, which gives context and does not count.
+    """
 
     text: str
     lang: str | None = None
     cluster: int | None = None
+    source: str | None = None
 
 
 @dataclass(frozen=True)
@@ -44,18 +49,25 @@ class EncodedDocument:
 
     Attributes:
         ids: token ids, whole or cut on the right to the context length plus one.
-        num_bytes: UTF-8 bytes of the text that the ids stand for.
+        num_bytes: UTF-8 bytes of the text that the counted ids stand for.
         is_truncated: whether text was cut off.
+        num_context: scored tokens at the beginning that do not count.
     """
 
     ids: tuple[int, ...]
     num_bytes: int
     is_truncated: bool
+    num_context: int = 0
 
     @property
     def num_tokens(self) -> int:
         """Number of scored tokens, T."""
         return len(self.ids) - 1
+
+    @property
+    def num_counted(self) -> int:
+        """Number of scored tokens that count."""
+        return self.num_tokens - self.num_context
 
 
 @dataclass(frozen=True)
@@ -104,9 +116,9 @@ def encode_documents(
     """Tokenise documents; cut on the right to seq_length + 1 tokens, unless that is None.
 
     Raises:
-        CorpusError: a document has no token to score.
+        CorpusError: a document has no token to score, or none that counts.
     """
-    return [_encode(document.text, encode, tokenizer, seq_length) for document in documents]
+    return [_encode(document, encode, tokenizer, seq_length) for document in documents]
 
 
 @dataclass(frozen=True)
@@ -193,18 +205,32 @@ def _run(scores: Scores, after: ModelSource | None, *, is_ours: bool, writes: bo
 
 
 def _encode(
-    text: str, encode: Callable[[str], Sequence[int]], tokenizer: Decoder, seq_length: int | None
+    document: HeldOutDocument,
+    encode: Callable[[str], Sequence[int]],
+    tokenizer: Decoder,
+    seq_length: int | None,
 ) -> EncodedDocument:
-    ids = tuple(encode(text))
+    text, ids = document.text, tuple(encode(document.text))
     if len(ids) < 2:
         raise CorpusError(
             f"document {text[:40]!r} has {len(ids)} tokens, so none to score; remove it from the split."
         )
+    source, context = document.source or "", 0
+    if source:
+        context = int(num_source_tokens(len(ids), len(encode(source)))) - 1
+    counted = text.removeprefix(source)
     is_truncated = seq_length is not None and len(ids) > seq_length + 1
     if is_truncated and seq_length is not None:
+        if context >= seq_length:
+            raise CorpusError(
+                f"document {text[:40]!r} has a source that fills training.seq_length={seq_length}, so no "
+                "target is left to score; set evaluation.stride, or remove it from the split."
+            )
         ids = ids[: seq_length + 1]
-        text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return EncodedDocument(ids, len(text.encode()), is_truncated)
+        counted = tokenizer.decode(
+            ids[context + 1 :], skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+    return EncodedDocument(ids, len(counted.encode()), is_truncated, context)
 
 
 @torch.inference_mode()

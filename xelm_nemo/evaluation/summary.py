@@ -25,7 +25,7 @@ class DocumentTable:
         names: of models and ensembles, M of them.
         kinds: "expert", "dense" or "ensemble" of each.
         nats_MN: negative log-probability of each document, float64 [M, N].
-        num_tokens_N: scored tokens of each document, int64 [N].
+        num_tokens_N: scored tokens of each document that count, int64 [N].
         num_bytes_N: UTF-8 bytes of each document, int64 [N].
         languages: language -> indices of its documents.
         clusters: cluster -> indices of its documents.
@@ -55,7 +55,7 @@ def tabulate(
         names=names,
         kinds=kinds,
         nats_MN=nats_MN,
-        num_tokens_N=np.array([document.num_tokens for document in encoded]),
+        num_tokens_N=np.array([document.num_counted for document in encoded]),
         num_bytes_N=np.array([document.num_bytes for document in encoded]),
         languages=_indices([document.lang for document in documents]),
         clusters=_indices([document.cluster for document in documents]),

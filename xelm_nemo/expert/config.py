@@ -37,6 +37,7 @@ class TrainingConfig:
     global_batch_size: int = 256  # a step of all experts together; each takes its 1/num_clusters
     micro_batch_size: int = 8
     seq_length: int | None = None  # None: as long as model.max_position_embeddings
+    document_mask: bool = False  # tokens of a packed sequence see their own document alone
     seed: int = 1234
     train_clusters: list[int] | None = None  # None trains every expert
     log_interval: int = 10  # iterations a line of log

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,12 +14,25 @@ from xelm_nemo import device
 from xelm_nemo.checkpoint.facts import load_facts
 from xelm_nemo.errors import ConfigError
 from xelm_nemo.expert.job import TrainJob
+from xelm_nemo.model.documents import takes_packed, within_documents
 from xelm_nemo.parallel import Layout
 from xelm_nemo.shards.build import read_vocab_size, shard_prefix
 from xelm_nemo.shards.dataset import TokenStream, has_tokens
 
-# "tokens" and "labels", int64 [B, S], and of some a "weight", float32 [B]
-Batch = dict[str, torch.Tensor]
+# "tokens" and "labels", int64 [B, S], and of some
+#     "weight", float32 [B, S] or [B, 1]: how much each label's loss counts. Its mean over the labels of a
+#         step is 1; without one all count the same.
+#     "positions", int64 [B, S], and "attention", what else keeps documents apart (`within_documents`).
+# With these two [B, S] is [1, B * S] where attention takes packed documents.
+Batch = dict[str, Any]
+
+
+class Rows(NamedTuple):
+    """Sequences of a micro-batch, [B, S + 1], and of a batch with these its `weight` and its `positions`."""
+
+    tokens: NDArray[np.int64]
+    weight: NDArray[np.float32] | None
+    positions: NDArray[np.int64] | None
 
 
 def check_vocabulary(job: TrainJob) -> None:
@@ -44,15 +58,11 @@ class Batches:
         self._train = TokenStream(self._shards("train"), job.seq_length, seed=job.seed)
         valid = self._shards("valid")  # all empty when the clusterer puts no validation document here
         self._valid = TokenStream(valid, job.seq_length, seed=None) if any(map(has_tokens, valid)) else None
+        self.can_validate = self._valid is not None and self._has_label(self._valid)
         self._reader = ThreadPoolExecutor(1, "data")
-        self._ahead: dict[int, Future[list[NDArray[np.int64]]]] = {}
+        self._ahead: dict[int, Future[list[Rows]]] = {}
         self.waited_seconds = 0.0  # for training sequences, so far
         self.micro_batches = job.global_batch_size // (job.micro_batch_size * layout.dp_size)
-
-    @property
-    def can_validate(self) -> bool:
-        """Whether the job's clusters have a validation document."""
-        return self._valid is not None
 
     def train(self, iteration: int) -> Iterator[Batch]:
         """This rank's micro-batches of a training step; the next step's are read meanwhile."""
@@ -72,39 +82,83 @@ class Batches:
         """This rank's micro-batches of one validation pass, if the job can validate.
 
         Micro-batches are full: sequences beyond the last one count nothing, the others so much more that the
-        mean over all ranks' batches is that of the sequences, at every layout.
+        mean over all ranks' batches is that of the labels that count, at every layout.
         """
         assert self._valid is not None
         step = self._job.micro_batch_size * self._layout.dp_size
-        blocks = min(self._valid.num_blocks, self._job.eval_sequences)
-        rounded = -(-blocks // step) * step
-        batches = list(map(_on_device, self._read(self._valid, range(rounded))))
-        if rounded > blocks:
-            weight = np.where(np.arange(rounded) < blocks, rounded / blocks, 0.0).astype(np.float32)
-            by_rank = weight.reshape(-1, self._layout.dp_size, self._job.micro_batch_size)
-            for batch, own in zip(batches, by_rank[:, self._layout.dp_rank], strict=True):
-                batch["weight"] = torch.from_numpy(own).to(device.device())
-        return batches
+        blocks = self._num_valid_blocks(self._valid)
+        rounded = range(-(-blocks // step) * step)
+        return list(map(_on_device, self._read(self._valid, rounded, num_counted=blocks)))
+
+    def _num_valid_blocks(self, stream: TokenStream) -> int:
+        return min(stream.num_blocks, self._job.eval_sequences)
+
+    def _has_label(self, stream: TokenStream) -> bool:
+        """Whether a validation has anything to count: a single long source may fill its sequences."""
+        return any(stream.is_target(index).any() for index in range(self._num_valid_blocks(stream)))
 
     def _shards(self, split: str) -> list[Path]:
         return [shard_prefix(Path(self._job.tokens), cluster, split) for cluster in self._job.clusters]
 
-    def _read_step(self, iteration: int) -> list[NDArray[np.int64]]:
-        first = iteration * self._job.global_batch_size
-        return self._read(self._train, range(first, first + self._job.global_batch_size))
+    def _read_step(self, iteration: int) -> list[Rows]:
+        size = self._job.global_batch_size
+        return self._read(self._train, range(iteration * size, (iteration + 1) * size), num_counted=size)
 
-    def _read(self, stream: TokenStream, blocks: range) -> list[NDArray[np.int64]]:
-        """This rank's micro-batches of these blocks, each [micro_batch_size, seq_length + 1]."""
+    def _read(self, stream: TokenStream, blocks: range, *, num_counted: int) -> list[Rows]:
+        """This rank's micro-batches of the blocks of a step, of which the first so many count."""
         size, ranks = self._job.micro_batch_size, self._layout.dp_size
-        starts = range(blocks.start + self._layout.dp_rank * size, blocks.stop, ranks * size)
-        return [np.stack([stream.block(index) for index in range(start, start + size)]) for start in starts]
+        weights = label_weights(stream, blocks, num_counted)
+        read = []
+        for start in range(self._layout.dp_rank * size, len(blocks), ranks * size):
+            own = slice(start, start + size)
+            tokens = np.stack([stream.block(index) for index in blocks[own]])
+            positions = None
+            if self._job.document_mask:
+                positions = np.stack([stream.positions(index) for index in blocks[own]])
+            read.append(Rows(tokens, None if weights is None else weights[own], positions))
+        return read
 
 
-def _on_device(rows: NDArray[np.int64]) -> Batch:
-    block = torch.from_numpy(rows)
+def label_weights(stream: TokenStream, blocks: range, num_counted: int) -> NDArray[np.float32] | None:
+    """How much each label of a step counts: labels that are learned, of blocks that count, all the same.
+
+    Every rank finds them for all ranks, so that the mean is that of the whole step, not of unequal means.
+
+    Args:
+        stream: where the blocks are.
+        blocks: of all ranks.
+        num_counted: how many of them count; the others fill up.
+
+    Returns:
+        float32 [blocks, S], or [blocks, 1], of mean 1, or 0 where no label counts; None if all do.
+    """
+    if not stream.has_sources and num_counted == len(blocks):
+        return None
+    counts = (np.arange(len(blocks)) < num_counted)[:, None]
+    if stream.has_sources:
+        counts = counts & np.stack([stream.is_target(index) for index in blocks])
+    weights: NDArray[np.float32] = (counts * (counts.size / max(1, counts.sum()))).astype(np.float32)
+    return weights
+
+
+def _on_device(rows: Rows) -> Batch:
+    batch = as_batch(_sent(rows.tokens))
+    if rows.weight is not None:
+        batch["weight"] = _sent(rows.weight)
+    if rows.positions is None:
+        return batch
+    batch["positions"] = _sent(rows.positions)
+    if takes_packed():
+        shape = batch["tokens"].shape
+        batch = {name: tensor.expand(shape).reshape(1, -1) for name, tensor in batch.items()}
+    return batch | {"attention": within_documents(rows.positions)}
+
+
+def _sent(array: NDArray[Any]) -> torch.Tensor:
+    block = torch.from_numpy(array)
     if device.has_cuda():  # from other pages CUDA copies only when all that it was told before is done
         block = block.pin_memory()
-    return as_batch(block.to(device.device(), non_blocking=True))
+    return block.to(device.device(), non_blocking=True)
 
 
 def as_batch(block: torch.Tensor) -> Batch:

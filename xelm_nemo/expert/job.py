@@ -48,6 +48,7 @@ class TrainJob:
     eval_interval: int
     eval_sequences: int
     fp8: FP8Config = NO_FP8
+    document_mask: bool = False  # tokens see their own document alone
     skip_bad_steps: int = 0  # in a row, of a gradient that is no number
     keep_last: int = 2  # checkpoints
     keep_best: bool = False  # weights of the lowest validation loss
@@ -66,15 +67,16 @@ class TrainJob:
 
     @property
     def tokens_per_iteration(self) -> int:
-        """Target tokens of one optimizer step."""
+        """Tokens that one optimizer step reads."""
         return self.global_batch_size * self.seq_length
 
     def recipe(self) -> Recipe:
         """What the trained weights depend on; the layout, places and screens do not count."""
         settings = {key: value for key, value in dataclasses.asdict(self).items() if key not in _NOT_IDENTITY}
         settings["shape"] = recorded_settings(self.shape)
-        if self.fp8 == NO_FP8:  # as models without it have always been recorded
-            del settings["fp8"]
+        for key, default in {"fp8": NO_FP8, "document_mask": False}.items():
+            if getattr(self, key) == default:  # as models without it have always been recorded
+                del settings[key]
         return Recipe("model", settings, {"init": Path(self.init), "tokens": Path(self.tokens)})
 
     def save(self) -> None:

@@ -14,7 +14,7 @@ from xelm_nemo import device, parallel
 from xelm_nemo.checkpoint import store
 from xelm_nemo.checkpoint.facts import ModelFacts
 from xelm_nemo.checkpoint.lazy import DTYPES
-from xelm_nemo.errors import Stopped, TrainingError
+from xelm_nemo.errors import ConfigError, Stopped, TrainingError
 from xelm_nemo.expert.best import Best
 from xelm_nemo.expert.config import learning_rate
 from xelm_nemo.expert.data import Batches, check_vocabulary
@@ -27,6 +27,7 @@ from xelm_nemo.expert.step import find_scales, seed_dropout, train_step, valid_l
 from xelm_nemo.expert.traces import Traces
 from xelm_nemo.expert.watchdog import Watchdog
 from xelm_nemo.files import write_json
+from xelm_nemo.model.documents import mask_problem
 from xelm_nemo.parallel import Layout
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ def train(job: TrainJob, watch: Watch = Watch()) -> None:
     dropout are functions of the iteration, and everything else is in the checkpoint.
 
     Raises:
-        ConfigError: the tokenizer has ids that the model has no weights for.
+        ConfigError: the tokenizer has ids that the model has no weights for, or this machine lacks something.
         TrainingError: the gradient or the loss is no longer finite; the last checkpoint stays.
         Stopped: a rank was asked to stop; the step it was in is finished and saved.
     """
@@ -80,6 +81,8 @@ class Trainer:
         folder = Path(job.folder)
         self.job, self.layout, self.watch = job, layout, watch
         check_vocabulary(job)
+        if job.document_mask and (problem := mask_problem(deterministic=job.deterministic)):
+            raise ConfigError(f"{problem}.")
         check_memory(job)
         if layout.rank == 0:
             report_memory(job)

@@ -91,14 +91,19 @@ def _forward_step(num_micro_batches: int, batches: Iterator[Batch], model: Any) 
     labels = batch["labels"]
     # What backward will bring to each loss, in its own order of division: the mean of the micro-batches.
     grad = torch.ones((), device=labels.device) / num_micro_batches / labels.numel()
-    output = model(batch["tokens"], None, None, labels=labels, loss_mask=grad.expand_as(labels))
-    return output, partial(_mean_loss, batch.get("weight"))
+    weight = batch.get("weight")
+    if weight is not None:
+        grad = grad * weight
+    attention = batch.get("attention", {"attention_mask": None})
+    options = {"labels": labels, "loss_mask": grad.expand_as(labels)} | attention
+    output = model(batch["tokens"], batch.get("positions"), **options)
+    return output, partial(_mean_loss, weight)
 
 
-def _mean_loss(weight_B: torch.Tensor | None, loss_BS: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    # Every micro-batch has the same number of targets (no padding), so a mean of means is the mean; weights
-    # make up for sequences that are read once more.
-    loss = loss_BS.float().mean() if weight_B is None else (loss_BS.float().mean(1) * weight_B).mean()
+def _mean_loss(weight: torch.Tensor | None, loss_BS: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    # Every micro-batch has as many labels as the others, and weights have mean 1 over the step, not over each
+    # micro-batch: so the mean of these means is that of the labels that count.
+    loss = (loss_BS.float() if weight is None else loss_BS.float() * weight).mean()
     return loss, loss.detach().clone()  # the schedule divides the first in place
 
 

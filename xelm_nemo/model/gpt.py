@@ -29,7 +29,8 @@ class DecoderModel(GPTModel):
     are padding: they take no part in the loss and are cut from `logits`.
 
     Called with `labels` [B, S] it gives the loss of each token, float32 [B, S], and has no logits in memory.
-    `loss_mask`, if given, is the gradient that backward will bring to each loss.
+    `loss_mask`, if given, is the gradient that backward will bring to each loss. `position_ids`, int64 [B, S]
+    from 0 on, are those of the tokens; None: 0, 1, ...
     """
 
     def __init__(
@@ -104,10 +105,10 @@ class DecoderModel(GPTModel):
             self.sinusoids_SH = table.to(device.device())
 
     def _preprocess(
-        self, input_ids: torch.Tensor, position_ids: torch.Tensor, decoder_input: Any = None, **kwargs: Any
+        self, input_ids: torch.Tensor, position_ids: Any, decoder_input: Any = None, **kwargs: Any
     ) -> Any:
         if self.pre_process and decoder_input is None:
-            decoder_input = self._embed(input_ids)
+            decoder_input = self._embed(input_ids, position_ids)
         return super()._preprocess(input_ids, position_ids, decoder_input, **kwargs)
 
     def _postprocess(
@@ -128,30 +129,38 @@ class DecoderModel(GPTModel):
             output = super()._postprocess(hidden_states, labels=None, **kwargs)
         return output
 
-    def _embed(self, tokens_BS: torch.Tensor) -> torch.Tensor:
+    def _embed(self, tokens_BS: torch.Tensor, position_BS: torch.Tensor | None) -> torch.Tensor:
         """[S, B, H], or this rank's slice of S under sequence parallelism."""
         words: torch.Tensor = self.embedding.word_embeddings(tokens_BS)
         if not self.config.sequence_parallel:  # else they are [S / tp, B, H] already
             words = words.transpose(0, 1).contiguous()
         if self.project_in is not None:
             words = self.project_in(words)
-        positions = self._positions(tokens_BS.shape[1])[:, None, :]
+        positions = self._positions(tokens_BS.shape[1], position_BS)
         if self.shape.architecture == "opt":
             return words + positions
         embedded = words.float() * math.sqrt(self.config.hidden_size) + positions
         return embedded.to(words.dtype)
 
-    def _positions(self, length: int) -> torch.Tensor:
-        """What is added to the tokens of a text, [S, H], or this rank's slice of S."""
-        positions: torch.Tensor
-        if self.shape.architecture == "opt":  # called, for Megatron may have to wait for its weights first
-            rows = torch.arange(POSITION_OFFSET, POSITION_OFFSET + length, device=device.device())
-            positions = self.embedding.position_embeddings(rows)
-        else:
-            positions = self.sinusoids_SH[:length]
-        if self.config.sequence_parallel:
-            positions = positions.chunk(self.pg_collection.tp.size())[self.pg_collection.tp.rank()]
-        return positions
+    def _positions(self, length: int, position_BS: torch.Tensor | None) -> torch.Tensor:
+        """What is added to the tokens, [S, 1, H] or [S, B, H], or this rank's slice of S."""
+        if position_BS is None and self.shape.architecture == "xglm":
+            return self._slice(self.sinusoids_SH[:length, None])  # a view: no copy of the table
+        if position_BS is None:
+            position_BS = torch.arange(length, device=device.device())[None]
+        row_SB = self._slice(position_BS.t())
+        if self.shape.architecture == "xglm":
+            return self.sinusoids_SH[row_SB]
+        # Called, for Megatron may have to wait for its weights first.
+        learned: torch.Tensor = self.embedding.position_embeddings(POSITION_OFFSET + row_SB)
+        return learned
+
+    def _slice(self, x_S: torch.Tensor) -> torch.Tensor:
+        """This rank's slice of a sequence: all of it without sequence parallelism."""
+        if not self.config.sequence_parallel:
+            return x_S
+        own: torch.Tensor = x_S.chunk(self.pg_collection.tp.size())[self.pg_collection.tp.rank()]
+        return own
 
     def logits(self, tokens_BS: torch.Tensor) -> torch.Tensor:
         """Next-token logits [B, S, V] of the real vocabulary, on every tensor-parallel rank."""

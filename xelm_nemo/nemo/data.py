@@ -33,7 +33,7 @@ class TokenBlocks(Dataset[dict[str, torch.Tensor]]):
         return {
             "tokens": block[:-1].contiguous(),
             "labels": block[1:].contiguous(),
-            "loss_mask": torch.ones(length),
+            "loss_mask": torch.from_numpy(self._stream.is_target(index)).float(),
             "position_ids": torch.arange(length),
         }
 

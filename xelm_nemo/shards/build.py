@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 
 from xelm_nemo.clustering.assign import assignment_file, read_assignment, with_clusters
 from xelm_nemo.corpus.bad_lines import Skipped
-from xelm_nemo.corpus.documents import in_blocks, read_file
+from xelm_nemo.corpus.documents import Document, in_blocks, read_file
 from xelm_nemo.corpus.encode import DocumentEncoder
+from xelm_nemo.corpus.examples import num_source_tokens
 from xelm_nemo.corpus.tokenizer import load_tokenizer
 from xelm_nemo.errors import ArtifactError
 from xelm_nemo.files import atomic_file, read_json, room_for, write_json
 from xelm_nemo.shards.index import write_index
+from xelm_nemo.shards.sources import write_sources
 
 COUNTS = "counts.json"  # what the shards of a folder hold
 _COPY_BYTES = 16 << 20
@@ -77,6 +79,8 @@ class JoinPieces:
 def tokenise_file(task: TokeniseFile) -> dict[str, Any]:
     """Write `<cluster>.bin` and `<cluster>.lengths` of a file's documents, for clusters that have any.
 
+    Of instruction data also `<cluster>.sources`.
+
     Returns:
         JSON values: `counts`, of each cluster its `documents` and `tokens`; and `skipped`, the bad lines.
 
@@ -96,14 +100,29 @@ def tokenise_file(task: TokeniseFile) -> dict[str, Any]:
         pieces = _Pieces(task.pieces, files)
         pairs = with_clusters(documents, rows, assigned)
         for block in in_blocks(pairs, lambda pair: pair[0].text):
+            clusters = np.array([cluster for _, cluster in block])
             encoded = encoder.encode([document.text for document, _ in block])
-            for cluster in sorted({cluster for _, cluster in block}):
-                own = [ids for ids, (_, one) in zip(encoded, block, strict=True) if one == cluster]
-                lengths = np.array([len(ids) for ids in own]) // encoder.itemsize
-                pieces.add(cluster, b"".join(own), lengths)
+            lengths = np.array([len(ids) for ids in encoded]) // encoder.itemsize
+            sources = _count_sources([document for document, _ in block], lengths, encoder)
+            for cluster in np.unique(clusters).tolist():
+                own = np.flatnonzero(clusters == cluster)
+                numbers = {"lengths": lengths[own]} | ({} if sources is None else {"sources": sources[own]})
+                pieces.add(cluster, b"".join(encoded[n] for n in own), **numbers)
                 counts[cluster]["documents"] += len(own)
-                counts[cluster]["tokens"] += int(lengths.sum())
+                counts[cluster]["tokens"] += int(lengths[own].sum())
     return {"counts": counts, "skipped": skipped.as_json()}
+
+
+def _count_sources(
+    documents: Sequence[Document], lengths: NDArray[Any], encoder: DocumentEncoder
+) -> NDArray[Any] | None:
+    """Source tokens of each document of instruction data, given its tokens; None of other documents."""
+    sources = [document.source for document in documents if document.source is not None]
+    if not sources:
+        return None
+    alone = np.array([len(ids) for ids in encoder.encode(sources)]) // encoder.itemsize
+    counts: NDArray[Any] = num_source_tokens(lengths, alone)
+    return counts
 
 
 class _Pieces:
@@ -113,10 +132,11 @@ class _Pieces:
         self._folder, self._files = folder, files
         self._open: dict[str, BinaryIO] = {}
 
-    def add(self, cluster: int, ids: bytes, lengths: NDArray[Any]) -> None:
-        """Append documents to the piece of a cluster."""
+    def add(self, cluster: int, ids: bytes, **numbers: NDArray[Any]) -> None:
+        """Append documents to the piece of a cluster, and of each document its numbers."""
         self._file(f"{cluster}.bin").write(ids)
-        self._file(f"{cluster}.lengths").write(lengths.astype(np.int32).tobytes())
+        for name, values in numbers.items():
+            self._file(f"{cluster}.{name}").write(values.astype(np.int32).tobytes())
 
     def _file(self, name: str) -> BinaryIO:
         if name not in self._open:
@@ -139,9 +159,15 @@ def join_pieces(task: JoinPieces) -> None:
         for path in paths:
             with path.open("rb") as piece:
                 shutil.copyfileobj(piece, shard, _COPY_BYTES)
-    lengths = [np.fromfile(path.with_suffix(".lengths"), dtype=np.int32) for path in paths]
-    joined = np.concatenate([np.zeros(0, dtype=np.int32), *lengths])
-    write_index(task.prefix.with_name(task.prefix.name + ".idx"), joined, np.dtype(task.dtype))
+    lengths = _joined(paths, ".lengths")
+    write_index(task.prefix.with_name(task.prefix.name + ".idx"), lengths, np.dtype(task.dtype))
+    if any(path.with_suffix(".sources").is_file() for path in paths):
+        write_sources(task.prefix, _joined(paths, ".sources"))
+
+
+def _joined(paths: Sequence[Path], suffix: str) -> NDArray[np.int32]:
+    numbers = [np.fromfile(path.with_suffix(suffix), dtype=np.int32) for path in paths]
+    return np.concatenate([np.zeros(0, dtype=np.int32), *numbers])
 
 
 @lru_cache(maxsize=1)

@@ -1,14 +1,27 @@
 """Training sequences as a pure function of (seed, index): what exact resume and any layout rest on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xelm_nemo.errors import ArtifactError
+from xelm_nemo.shards.sources import read_sources
+
+
+class _Part(NamedTuple):
+    """Tokens start to stop of a document."""
+
+    document: int
+    start: int
+    stop: int
+
+    @property
+    def length(self) -> int:
+        return self.stop - self.start
 
 
 class TokenStream:
@@ -34,6 +47,9 @@ class TokenStream:
         self._lengths = np.concatenate(lengths)
         self._first_document = np.cumsum([0] + [len(length) for length in lengths])
         self.num_tokens = int(self._lengths.sum())
+        sources = [read_sources(prefix) for prefix in prefixes if has_tokens(prefix)]
+        self._sources = [of_shard for of_shard in sources if of_shard is not None]
+        assert len(self._sources) in (0, len(sources)), "shards of one corpus are all of one kind"
         self._epoch = lru_cache(maxsize=2)(self._draw_epoch)
 
     @property
@@ -41,25 +57,60 @@ class TokenStream:
         """Blocks of one epoch, at least one."""
         return max(1, self.num_tokens // self._seq_length)
 
+    @property
+    def has_sources(self) -> bool:
+        """Whether the documents are instruction data, of which only targets are learned."""
+        return bool(self._sources)
+
     def block(self, index: int) -> NDArray[np.int64]:
         """Block `index` of the endless stream, int64 [seq_length + 1]."""
-        start, wanted = index * self._seq_length, self._seq_length + 1
-        parts: list[NDArray[Any]] = []
-        while wanted > 0:
-            epoch, offset = divmod(start, self.num_tokens)
-            order, starts = self._epoch(epoch)
-            place = int(np.searchsorted(starts, offset, side="right")) - 1
-            within = offset - int(starts[place])
-            part = self._document(int(order[place]))[within : within + wanted]
-            parts.append(part)
-            start, wanted = start + len(part), wanted - len(part)
+        parts = [self._document(part.document)[part.start : part.stop] for part in self._parts(index)]
         block: NDArray[np.int64] = np.concatenate(parts).astype(np.int64)
         return block
 
+    def is_target(self, index: int) -> NDArray[np.bool_]:
+        """Which tokens of a block but the first are learned, bool [seq_length]: with sources, not these."""
+        if not self._sources:
+            return np.ones(self._seq_length, dtype=np.bool_)
+        learned = [
+            np.arange(part.start, part.stop) >= self._num_source_tokens(part.document)
+            for part in self._parts(index)
+        ]
+        return np.concatenate(learned)[1:]
+
+    def positions(self, index: int) -> NDArray[np.int64]:
+        """Where in its document each token of a block but the last is, int64 [seq_length].
+
+        A document that is cut at the border of blocks begins anew.
+        """
+        counted: NDArray[np.int64] = np.concatenate([np.arange(part.length) for part in self._parts(index)])
+        return counted[: self._seq_length]
+
+    def _parts(self, index: int) -> Iterator[_Part]:
+        """The parts of documents that a block is made of."""
+        position, wanted = index * self._seq_length, self._seq_length + 1
+        while wanted > 0:
+            epoch, offset = divmod(position, self.num_tokens)
+            order, starts = self._epoch(epoch)
+            place = int(np.searchsorted(starts, offset, side="right")) - 1
+            document, start = int(order[place]), offset - int(starts[place])
+            part = _Part(document, start, min(start + wanted, int(self._lengths[document])))
+            yield part
+            position, wanted = position + part.length, wanted - part.length
+
     def _document(self, number: int) -> NDArray[Any]:
-        shard = int(np.searchsorted(self._first_document, number, side="right")) - 1
-        tokens: NDArray[Any] = self._shards[shard][number - int(self._first_document[shard])]
+        shard, within = self._place(number)
+        tokens: NDArray[Any] = self._shards[shard][within]
         return tokens
+
+    def _num_source_tokens(self, number: int) -> int:
+        shard, within = self._place(number)
+        return int(self._sources[shard][within])
+
+    def _place(self, number: int) -> tuple[int, int]:
+        """The shard of a document, and its number there."""
+        shard = int(np.searchsorted(self._first_document, number, side="right")) - 1
+        return shard, number - int(self._first_document[shard])
 
     def _draw_epoch(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The documents' order in an epoch, and where each starts in it, in tokens."""

@@ -126,7 +126,7 @@ def _held_out(run: Run, subset: str, clusterer: Clusterer) -> "list[HeldOutDocum
 
     documents = list(run.subset(subset))
     return [
-        HeldOutDocument(document.text, document.lang, cluster)
+        HeldOutDocument(document.text, document.lang, cluster, document.source)
         for document, cluster in zip(documents, clusterer.assign(documents), strict=True)
     ]
 

@@ -69,6 +69,7 @@ def expert_job(run: Run, cluster: int) -> TrainJob:
         global_batch_size=config.expert_batch_size,
         micro_batch_size=training.micro_batch_size,
         seq_length=config.seq_length,
+        document_mask=training.document_mask,
         seed=training.seed,
         log_interval=training.log_interval,
         save_interval=training.save_interval,

@@ -15,6 +15,7 @@ from xelm_nemo.config.values import FINISHING_STAGES
 from xelm_nemo.corpus.raw import list_raw
 from xelm_nemo.corpus.tokenizer import has_tokenizer
 from xelm_nemo.errors import ArtifactError, CheckpointError, ConfigError, CorpusError
+from xelm_nemo.model.documents import mask_problem
 from xelm_nemo.model.layers import NO_FP8_HERE, has_fp8
 from xelm_nemo.stages.jobs import expert_job, round_jobs, seed_job
 from xelm_nemo.stages.memory import memory_lines
@@ -43,7 +44,7 @@ def check_places(run: Run, stages: Sequence[Stage]) -> None:
         ConfigError: one line with every place that cannot be read and how to set it.
     """
     names = {stage.name for stage in stages}
-    problems = [*_corpus(run, names), *_assignment(run), *_experts(run, names), *_fp8(run, names)]
+    problems = [*_corpus(run, names), *_assignment(run), *_experts(run, names), *_machine(run, names)]
     problems += _sources(run, names, doubt=bool(problems))
     if problems:
         raise ConfigError("; ".join(problems) + ".")
@@ -96,10 +97,14 @@ def _corpus(run: Run, stages: Collection[str]) -> list[str]:
     return problems
 
 
-def _fp8(run: Run, stages: Collection[str]) -> list[str]:
-    if run.config.launch.name != "local" or "train" not in stages or not run.config.precision.fp8.is_used:
+def _machine(run: Run, stages: Collection[str]) -> list[str]:
+    """What training wants of this machine and does not find, if it is to be here."""
+    if run.config.launch.name != "local" or "train" not in stages:
         return []
-    return [] if has_fp8() else [NO_FP8_HERE]
+    training = run.config.training
+    lacks_fp8 = run.config.precision.fp8.is_used and not has_fp8()
+    masked = mask_problem(deterministic=training.deterministic) if training.document_mask else None
+    return [problem for problem in (NO_FP8_HERE if lacks_fp8 else None, masked) if problem]
 
 
 def _raw(folder: Path, languages: list[str] | None) -> list[str]:

@@ -85,7 +85,10 @@ class Run:
     def corpus_keys(self) -> dict[str, Any]:
         """Under which keys of a line the text, the language and the id are."""
         corpus = self.config.corpus
-        return {"text_key": corpus.text_key, "lang_key": corpus.lang_key, "id_key": corpus.id_key}
+        keys = {"text_key": corpus.text_key, "lang_key": corpus.lang_key, "id_key": corpus.id_key}
+        if corpus.source_key is not None:  # corpora without are recorded as they always were
+            keys |= {"source_key": corpus.source_key, "target_key": corpus.target_key}
+        return keys
 
     @property
     def skip_bad(self) -> bool:

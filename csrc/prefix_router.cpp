@@ -11,16 +11,30 @@ namespace {
 
 constexpr double kTooShort = 10 * std::numeric_limits<double>::epsilon();  // scikit-learn's bound
 constexpr int64_t kLanes = 4, kDoublesALine = 8;
+
+// Compiled for wider registers too, where the system can choose when the program is loaded. The bits are the same.
+#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
+#define XELM_ALSO_WIDE __attribute__((target_clones("avx2", "default")))
+#else
+#define XELM_ALSO_WIDE
+#endif
 constexpr size_t kAhead = 4;  // changes whose rows are asked for at a time
 
-// out = start + scale * row; `out` may be `start`.
-inline void add_scaled(const std::vector<double>& start, double scale, const double* row, std::vector<double>& out) {
+// out = start + scale * row; `out` may be `start`, which compilers have to be told for vector instructions.
+XELM_ALSO_WIDE
+void add_scaled(const std::vector<double>& start, double scale, const double* row, std::vector<double>& out) {
   const double* const from = start.data();
   double* const to = out.data();
-  for (size_t i = 0; i < out.size(); ++i) to[i] = from[i] + scale * row[i];
+  const size_t size = out.size();
+  if (from == to) {
+    for (size_t i = 0; i < size; ++i) to[i] += scale * row[i];
+  } else {
+    for (size_t i = 0; i < size; ++i) to[i] = from[i] + scale * row[i];
+  }
 }
 
 // Several sums side by side, so that none waits for its last addition.
+XELM_ALSO_WIDE
 double square_of(const std::vector<double>& vector) {
   double sums[kLanes] = {};
   const auto size = static_cast<int64_t>(vector.size());

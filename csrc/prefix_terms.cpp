@@ -19,9 +19,8 @@ int64_t longest_of(const TermTable& table) {
 
 // Reads the character at a position, in lower case.
 template <class Reader>
-void read_character(Reader& reader, const std::vector<uint32_t>& text, int64_t position,
+void read_character(Reader& reader, const Unicode& tables, const std::vector<uint32_t>& text, int64_t position,
                     std::vector<int32_t>& found) {
-  const Unicode& tables = Unicode::tables();
   if (text[position] <= 0xffff) {
     const LowerChar& lower = tables.bmp()[text[position]];
     if (!(lower.flags & kSpecial)) return reader.put(lower.utf8, lower.flags & kLengthMask, lower.flags, found);
@@ -162,17 +161,18 @@ bool PrefixTerms::read(const std::vector<uint32_t>& text, int64_t kept, std::vec
 template <class Reader>
 void PrefixTerms::read_on(Reader& reader, const std::vector<uint32_t>& text, std::vector<int32_t>& settled,
                           std::vector<int32_t>& open) {
+  const Unicode& tables = Unicode::tables();
   const auto size = static_cast<int64_t>(text.size());
   const int64_t sure = size - (size > 0 && text.back() == kReplacement);
   const auto may_change = [&](int64_t i) {
-    return i == sure || Unicode::tables().is_open_sigma(text.data(), sure, i);
+    return i == sure || tables.is_open_sigma(text.data(), sure, i);
   };
   for (; position_ < size && !may_change(position_); ++position_) {
-    read_character(reader, text, position_, settled);
+    read_character(reader, tables, text, position_, settled);
   }
   if (position_ == size) return reader.close(open);
   Reader ahead(reader);
-  for (int64_t i = position_; i < size; ++i) read_character(ahead, text, i, open);
+  for (int64_t i = position_; i < size; ++i) read_character(ahead, tables, text, i, open);
   ahead.close(open);
 }
 

@@ -17,6 +17,7 @@ CASES = {
     "linear_cross_entropy_parts": "xelm_nemo.bench.linear_cross_entropy_parts",
     "mixture": "xelm_nemo.bench.mixture",
     "mixture_blocks": "xelm_nemo.bench.mixture_blocks",
+    "prefix_router": "xelm_nemo.bench.prefix_router",
     "shards": "xelm_nemo.bench.shards",
     "target_mixture": "xelm_nemo.bench.target_mixture",
 }

@@ -11,6 +11,7 @@ from xelm_nemo.errors import ConfigError
 # Case -> its module, imported when it is asked for: peers take seconds to import.
 CASES = {
     "assign": "xelm_nemo.bench.assign",
+    "batch_router": "xelm_nemo.bench.batch_router",
     "featurise": "xelm_nemo.bench.featurise",
     "kmeans": "xelm_nemo.bench.kmeans",
     "linear_cross_entropy": "xelm_nemo.bench.linear_cross_entropy",

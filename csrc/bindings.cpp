@@ -8,6 +8,7 @@
 #include <pybind11/pybind11.h>
 
 #include "balanced_assign.h"
+#include "router_bindings.h"
 #include "sparse_bindings.h"
 #include "tfidf_bindings.h"
 #include "unigram_bindings.h"
@@ -62,6 +63,7 @@ PYBIND11_MODULE(_csrc, m) {
   m.def("balanced_assign", &balanced_assign, py::arg("cost"), py::arg("cluster_of"), py::arg("price"),
         py::arg("settled"), py::arg("reach"),
         "Clusters of equal size at the least cost, from an assignment that is best at given prices.");
+  bind_router(m);
   bind_sparse_products(m);
   bind_tfidf(m);
   bind_unigram(m);

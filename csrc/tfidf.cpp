@@ -48,10 +48,8 @@ Tfidf::Tfidf(const AnalyzerSettings& settings, const std::vector<std::string>& s
 class Tfidf::Worker {
  public:
   Worker(const Tfidf& tfidf, bool in_order)
-      // Without n-grams of words a stop word is no term of the vocabulary, and need not be looked for.
       : tfidf_(tfidf),
-        analyzer_(tfidf.settings_, tfidf.settings_.longest > 1 && tfidf.stop_words_.size() ? &tfidf.stop_words_
-                                                                                           : nullptr),
+        analyzer_(tfidf.settings_, tfidf.stop_words()),
         counter_(tfidf.terms_.size()),
         in_order_(in_order) {}
 

@@ -40,6 +40,16 @@ class Tfidf {
   // behind those of the parts of the corpus that were transformed before.
   SparseRows transform(const std::vector<Text>& documents, FirstUse* first_use, int num_threads) const;
 
+  const AnalyzerSettings& settings() const { return settings_; }
+  const TermTable& terms() const { return terms_; }
+  const std::vector<double>& idf() const { return idf_; }
+
+  // The stop words that terms are looked up behind; null where none can be a term anyway.
+  const TermTable* stop_words() const {
+    // Without n-grams of words a stop word is no term of the vocabulary, and need not be looked for.
+    return settings_.longest > 1 && stop_words_.size() ? &stop_words_ : nullptr;
+  }
+
  private:
   class Worker;
 

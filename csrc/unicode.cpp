@@ -9,7 +9,7 @@ namespace xelm {
 namespace {
 
 constexpr uint32_t kCodePoints = 0x110000, kBmp = 0x10000;
-constexpr uint32_t kCapitalSigma = 0x3a3, kSmallSigma = 0x3c3, kFinalSigma = 0x3c2;
+constexpr uint32_t kSmallSigma = 0x3c3, kFinalSigma = 0x3c2;
 constexpr uint8_t kCased = 64, kIgnorable = 128;
 
 template <size_t N>
@@ -86,15 +86,30 @@ int Unicode::lower(const Char* text, int64_t length, int64_t position, CodePoint
 
 template <class Char>
 bool Unicode::is_final_sigma(const Char* text, int64_t length, int64_t position) const {
-  int64_t before = position - 1, after = position + 1;
-  while (before >= 0 && classes_[text[before]] & kIgnorable) --before;
-  if (before < 0 || !(classes_[text[before]] & kCased)) return false;
-  while (after < length && classes_[text[after]] & kIgnorable) ++after;
+  if (!follows_cased(text, position)) return false;
+  const int64_t after = behind_ignorable(text, length, position);
   return after == length || !(classes_[text[after]] & kCased);
+}
+
+template <class Char>
+bool Unicode::follows_cased(const Char* text, int64_t position) const {
+  int64_t before = position - 1;
+  while (before >= 0 && classes_[text[before]] & kIgnorable) --before;
+  return before >= 0 && classes_[text[before]] & kCased;
+}
+
+// Where the first character that counts is behind a position, or the length.
+template <class Char>
+int64_t Unicode::behind_ignorable(const Char* text, int64_t length, int64_t position) const {
+  int64_t after = position + 1;
+  while (after < length && classes_[text[after]] & kIgnorable) ++after;
+  return after;
 }
 
 template int Unicode::lower(const uint8_t*, int64_t, int64_t, CodePoint[2]) const;
 template int Unicode::lower(const uint16_t*, int64_t, int64_t, CodePoint[2]) const;
 template int Unicode::lower(const uint32_t*, int64_t, int64_t, CodePoint[2]) const;
+template bool Unicode::follows_cased(const uint32_t*, int64_t) const;
+template int64_t Unicode::behind_ignorable(const uint32_t*, int64_t, int64_t) const;
 
 }  // namespace xelm

@@ -35,6 +35,8 @@ struct CodePoint {
   uint8_t flags;  // kWord, kDigit, kSpace
 };
 
+constexpr uint32_t kCapitalSigma = 0x3a3;
+
 class Unicode {
  public:
   // The tables of the Python that this was built for, made at the first call.
@@ -48,10 +50,22 @@ class Unicode {
   template <class Char>
   int lower(const Char* text, int64_t length, int64_t position, CodePoint out[2]) const;
 
+  // Whether the character is a capital sigma whose lower case characters behind the text may yet change.
+  bool is_open_sigma(const uint32_t* text, int64_t length, int64_t position) const {
+    return text[position] == kCapitalSigma && behind_ignorable(text, length, position) == length &&
+           follows_cased(text, position);
+  }
+
+  bool is_space(uint32_t code) const { return classes_[code] & kSpace; }  // str.isspace
+
  private:
   Unicode();
   template <class Char>
   bool is_final_sigma(const Char* text, int64_t length, int64_t position) const;
+  template <class Char>
+  bool follows_cased(const Char* text, int64_t position) const;
+  template <class Char>
+  int64_t behind_ignorable(const Char* text, int64_t length, int64_t position) const;
   uint32_t lower_of(uint32_t code) const;
   CodePoint classed(uint32_t code) const { return {code, classes_[code]}; }
 

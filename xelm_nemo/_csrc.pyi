@@ -143,6 +143,75 @@ class UnigramEncoder:
             ValueError: another itemsize.
         """
 
+class TokenPieces:
+    """The tokens of a tokenizer that joins their bytes and reads the whole as UTF-8 (csrc/token_text.h)."""
+
+    def __init__(self, pieces: list[bytes], is_special: list[bool], *, metas: str) -> None:
+        """Take tokens by id; special ones are no text.
+
+        `metas` says what U+2581 is: a character ("kept"), or a space. That one is "left_out_of_first", the
+        first token that is not special, or "stripped" with all white space at both ends of the text.
+
+        Raises:
+            ValueError: another word, or lists of different lengths.
+        """
+
+    def __len__(self) -> int:
+        """How many tokens there are."""
+
+    def texts(self, ids: NDArray[np.int32]) -> list[str]:
+        """What the first token, the first two, and so on, decode to.
+
+        Raises:
+            ValueError: an id that is no token's.
+        """
+
+class PrefixRouter:
+    """Distances from prefixes of documents to centroids (csrc/prefix_router.h)."""
+
+    def __init__(
+        self,
+        tfidf: Tfidf,
+        *,
+        components: NDArray[np.float64],
+        products: NDArray[np.float64],
+        squares: NDArray[np.float64],
+    ) -> None:
+        """Take the terms' rows [F, D], their products with the centroids [F, K], and the latter's |c|^2 [K].
+
+        Raises:
+            ValueError: shapes that do not fit together.
+        """
+
+    def distances(
+        self, pieces: TokenPieces, ids: NDArray[np.int32], ends: list[int], *, num_threads: int
+    ) -> NDArray[np.float64]:
+        """d^2 [T, K] from the text before each token of documents whose ids lie one after another.
+
+        Raises:
+            ValueError: an id that is no token's, or `ends` that do not divide the ids.
+        """
+
+class PrefixStream:
+    """A text that grows, and how far it is from the centroids; for one thread at a time."""
+
+    def __init__(self, router: PrefixRouter) -> None:
+        """Begin with the empty text."""
+
+    def append(self, pieces: TokenPieces, ids: NDArray[np.int32]) -> NDArray[np.float64]:
+        """d^2 [n, K] after each of n further tokens.
+
+        Raises:
+            ValueError: an id that is no token's.
+        """
+
+    def replace(self, texts: list[str]) -> NDArray[np.float64]:
+        """d^2 [n, K] of n texts, each in the place of the one before.
+
+        Raises:
+            TypeError: an item is not a str.
+        """
+
 def sparse_times(
     starts: NDArray[np.int64],
     columns: NDArray[np.int32],

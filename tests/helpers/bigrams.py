@@ -6,6 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from xelm_nemo.clustering.clusterer import TfidfClusterer
+from xelm_nemo.clustering.features import FeatureSettings, TextFeatures
+
 LETTERS = "ab "
 EOS = 0  # letters have ids 1 to 3
 
@@ -40,28 +43,17 @@ class BigramModel:
         return weights[token] / sum(weights)
 
 
-class LetterShares:
-    """Text features: how many a, how many b, scaled to length 1."""
-
-    def __init__(self):
-        self.calls = []
-
-    def transform(self, texts):
-        self.calls.append(list(texts))
-        counts = np.array([[text.count("a"), text.count("b")] for text in texts], dtype=np.float32)
-        return counts / np.maximum(np.linalg.norm(counts, axis=1, keepdims=True), 1e-12)
+def letter_clusterer(centroids):
+    """A tf-idf clusterer of how many a, how many b, scaled to length 1."""
+    settings = FeatureSettings("char_wb", (1, 1), None)
+    features = TextFeatures(settings, ["a", "b"], np.ones(2), np.eye(2))
+    return TfidfClusterer(len(centroids), features, np.asarray(centroids, np.float32))
 
 
-@dataclass
-class LetterClusterer:
-    """Stands in for a tf-idf clusterer."""
-
-    features: LetterShares
-    centroids: np.ndarray
-
-    @property
-    def num_clusters(self):
-        return len(self.centroids)
+def letter_shares(text):
+    """The same without it."""
+    counts = np.array([text.count("a"), text.count("b")], dtype=np.float64)
+    return counts / max(np.linalg.norm(counts), 1e-12)
 
 
 @dataclass

@@ -9,10 +9,10 @@ import pytest
 from tests.helpers.bigrams import (
     BigramModel,
     LanguageClusterer,
-    LetterClusterer,
-    LetterShares,
     LetterTokenizer,
     encode,
+    letter_clusterer,
+    letter_shares,
 )
 from xelm_nemo.ensemble.placement import Team
 from xelm_nemo.errors import ConfigError, CorpusError
@@ -41,7 +41,7 @@ def sources(models=MODELS):
 
 
 DENSE_SOURCE = ModelSource("dense", "d", lambda: DENSE)
-CLUSTERER = LetterClusterer(LetterShares(), CENTROIDS)
+CLUSTERER = letter_clusterer(CENTROIDS)
 
 
 def evaluate_subsets(
@@ -77,7 +77,7 @@ def evaluate(folder, documents=DOCUMENTS, **changes):
 
 def slow_router(prefix, top_k, temperature=ROUTER.temperature):
     """Upstream's weights by the definition, one prefix at a time."""
-    vector = LetterShares().transform([prefix])[0]
+    vector = letter_shares(prefix)
     raw = [math.exp(-(float(((vector - c) ** 2).sum()) ** 2) / temperature) for c in CENTROIDS]
     keep = sorted(range(len(raw)), key=lambda k: -raw[k])[:top_k]
     return [raw[k] / sum(raw[i] for i in keep) if k in keep else 0.0 for k in range(len(raw))]
@@ -144,7 +144,7 @@ def test_bits_per_byte_count_every_nat_once(tmp_path):
 
 
 def test_an_ensemble_of_one_expert_is_that_expert(tmp_path):
-    clusterer = LetterClusterer(LetterShares(), CENTROIDS[:1])
+    clusterer = letter_clusterer(CENTROIDS[:1])
     result = evaluate(
         tmp_path, experts=sources(MODELS[:1]), clusterer=clusterer, language_expert=None, dense=None
     )
@@ -154,7 +154,7 @@ def test_an_ensemble_of_one_expert_is_that_expert(tmp_path):
 
 
 def test_ensemble_and_baseline_are_resampled_together(tmp_path):
-    clusterer = LetterClusterer(LetterShares(), CENTROIDS[:1])
+    clusterer = letter_clusterer(CENTROIDS[:1])
     twin = ModelSource("dense", "d", lambda: MODELS[0])
     result = evaluate(
         tmp_path, experts=sources(MODELS[:1]), clusterer=clusterer, language_expert=None, dense=twin
@@ -291,7 +291,7 @@ def test_top_k_runs_only_the_experts_that_a_document_needs(tmp_path):
     near_a = [HeldOutDocument(text) for text in ("aaaa", "aa", "aaa")]
     far = np.array([[0.9, 0.1], [0.1, 1.5], [-1.0, -1.0]], dtype=np.float32)
     arguments = {
-        "clusterer": LetterClusterer(LetterShares(), far),
+        "clusterer": letter_clusterer(far),
         "dense": None,
         "rules": ["clustering"],
         "top_k": [1],

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 
+from tests.helpers.prefix_definition import prefix_squared_distances
 from tests.helpers.random_xglm import GELU, change_config, randomise
 from xelm_nemo import command, generate
 from xelm_nemo.clustering.clusterer import Clusterer, fit_clusterer
@@ -19,7 +20,6 @@ from xelm_nemo.generation.folder import write_set
 from xelm_nemo.generation.model import XelmForCausalLM
 from xelm_nemo.generation.text import Sampling, Writer
 from xelm_nemo.router.config import RouterConfig
-from xelm_nemo.router.prefix import prefix_squared_distances
 from xelm_nemo.router.weights import router_log_weights
 
 TEXTS = [

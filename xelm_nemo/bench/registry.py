@@ -11,12 +11,14 @@ from xelm_nemo.errors import ConfigError
 # Case -> its module, imported when it is asked for: peers take seconds to import.
 CASES = {
     "assign": "xelm_nemo.bench.assign",
+    "batch_router": "xelm_nemo.bench.batch_router",
     "featurise": "xelm_nemo.bench.featurise",
     "kmeans": "xelm_nemo.bench.kmeans",
     "linear_cross_entropy": "xelm_nemo.bench.linear_cross_entropy",
     "linear_cross_entropy_parts": "xelm_nemo.bench.linear_cross_entropy_parts",
     "mixture": "xelm_nemo.bench.mixture",
     "mixture_blocks": "xelm_nemo.bench.mixture_blocks",
+    "prefix_router": "xelm_nemo.bench.prefix_router",
     "shards": "xelm_nemo.bench.shards",
     "target_mixture": "xelm_nemo.bench.target_mixture",
 }

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xelm_nemo import device
-from xelm_nemo._csrc import sparse_times
+from xelm_nemo._csrc import PrefixRouter, sparse_times
 from xelm_nemo.clustering.config import ClusteringConfig
 from xelm_nemo.clustering.rows_on_disk import store_rows
 from xelm_nemo.clustering.stop_words import stop_words
@@ -89,12 +89,26 @@ class TextFeatures:
         """The rows of `transform`, some at a time; texts are read once and not kept."""
         from sklearn.preprocessing import normalize
 
-        threads = self._vectorizer.num_threads
         for values, columns, starts in self._vectorizer.parts(texts):
             reduced = sparse_times(
-                starts, columns, values, slice(None), self._component_of_term, num_threads=threads
+                starts, columns, values, slice(None), self._component_of_term, num_threads=self.num_threads
             )
             yield np.asarray(normalize(reduced, copy=False), np.float32)
+
+    def prefix_router(self, centroids: NDArray[np.floating[Any]]) -> PrefixRouter:
+        """What measures growing texts against centroids [K, D]; it takes 8 F K bytes."""
+        centroids = centroids.astype(np.float64)
+        return PrefixRouter(
+            self._vectorizer.in_cpp,
+            components=self._component_of_term,
+            products=self._component_of_term @ centroids.T,
+            squares=(centroids**2).sum(1),
+        )
+
+    @property
+    def num_threads(self) -> int:
+        """How many threads transform."""
+        return self._vectorizer.num_threads
 
     def use_threads(self, num_threads: int) -> None:
         """Transform with so many threads; the result is the same with any number."""

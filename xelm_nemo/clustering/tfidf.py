@@ -111,7 +111,7 @@ class TfidfVectorizer:
         if not self.terms_:
             raise too_few_terms(self.analyzer, 0, self.num_documents_)
         self.idf_ = _smoothed_idf(document_frequency, self.num_documents_)
-        self.__dict__.pop("_tfidf", None)
+        self.__dict__.pop("in_cpp", None)
         self.__dict__.pop("vocabulary_", None)
         return self
 
@@ -137,7 +137,7 @@ class TfidfVectorizer:
         """
         first_use = FirstUse() if by_first_use else None
         for batch in _batches(texts):
-            yield self._tfidf.transform(batch, first_use=first_use, num_threads=self.num_threads)
+            yield self.in_cpp.transform(batch, first_use=first_use, num_threads=self.num_threads)
 
     @cached_property
     def vocabulary_(self) -> dict[str, int]:
@@ -145,7 +145,8 @@ class TfidfVectorizer:
         return {term: column for column, term in enumerate(self.terms_)}
 
     @cached_property
-    def _tfidf(self) -> Tfidf:
+    def in_cpp(self) -> Tfidf:
+        """What does the work of `transform`."""
         return Tfidf(self._settings, list(self.stop_words), self.terms_, self.idf_)
 
     @property

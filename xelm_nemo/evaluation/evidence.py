@@ -5,7 +5,7 @@ Shape letters: E experts, T scored tokens of a document, N documents.
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -18,11 +18,12 @@ from xelm_nemo.ensemble.mixture import mixture_log_prob
 from xelm_nemo.ensemble.rules import Ensemble, Evidence, ensemble_log_weights, experts_needed
 from xelm_nemo.evaluation.scoring import EncodedDocument, HeldOutDocument
 from xelm_nemo.router.config import RouterConfig
-from xelm_nemo.router.prefix import Decoder, prefix_squared_distances
+from xelm_nemo.router.pieces import Decoder
+from xelm_nemo.router.router import Router
 
 
 class Clusterer(Protocol):
-    """What evaluation asks of every clusterer; one that can place texts is a `TextClusterer` too."""
+    """What evaluation asks of every clusterer; only a `TfidfClusterer` can place texts."""
 
     @property
     def num_clusters(self) -> int:
@@ -46,14 +47,37 @@ class Text:
     language_expert: Mapping[str, int] | None
 
 
+def routed(
+    documents: Sequence[EncodedDocument], text: Text, router: RouterConfig, clusters: Sequence[int]
+) -> Iterator[Tensor]:
+    """Squared distance of each document's prefixes to the experts' centroids, float32 [T, E].
+
+    Behind the router's share of a document the last ones hold.
+
+    Args:
+        documents: their tokens.
+        text: tokenizer and clusterer.
+        router: up to which token to look.
+        clusters: the cluster of each expert that there is.
+
+    Raises:
+        ConfigError: the clusterer cannot place texts.
+    """
+    renewed = [max(1, math.floor(document.num_tokens * router.cluster_ratio)) for document in documents]
+    looked_at = [document.ids[:count] for document, count in zip(documents, renewed, strict=True)]
+    distances = Router(text.clusterer).prefix_squared_distances(looked_at, text.tokenizer)
+    for document, count, distance_TK in zip(documents, renewed, distances, strict=True):
+        rows_T = torch.arange(document.num_tokens).clamp(max=count - 1)
+        yield distance_TK[rows_T][:, list(clusters)].float()
+
+
 def evidence_of(
     document: HeldOutDocument,
     encoded: EncodedDocument,
     *,
-    text: Text,
-    router: RouterConfig,
+    language_expert: Mapping[str, int] | None,
     clusters: Sequence[int],
-    routes: bool,
+    distance_TE: Tensor | None,
     seed: int,
 ) -> Evidence:
     """What is known of a document before any expert has read it.
@@ -61,18 +85,17 @@ def evidence_of(
     Args:
         document: its text and language.
         encoded: its tokens.
-        text: clusterer and the experts of languages.
-        router: up to which token to look.
+        language_expert: language -> its expert's cluster.
         clusters: the cluster of each expert that there is.
-        routes: whether distances are wanted, which is the costly part.
+        distance_TE: as from `routed`, if it is wanted.
         seed: of the rule "random".
     """
     ids = np.array([seed, *encoded.ids], dtype="<i8").tobytes()
-    expert = (text.language_expert or {}).get(document.lang or "")
+    expert = (language_expert or {}).get(document.lang or "")
     return Evidence(
         num_tokens=encoded.num_tokens,
         num_experts=len(clusters),
-        distance_TE=_distances(encoded, text, router)[:, list(clusters)] if routes else None,
+        distance_TE=distance_TE,
         language_expert=clusters.index(expert) if expert in clusters else None,
         # Of the content, so that neither other documents nor their order change a draw.
         seed=int.from_bytes(hashlib.sha256(ids).digest()[:7], "little"),
@@ -121,10 +144,3 @@ def nats_of(log_p_T: Tensor, document: EncodedDocument) -> float:
     """Negative log-probability of a whole document, or of an example's target."""
     # float64: a float32 sum over a long document loses the digits that two models differ in.
     return -float(log_p_T[document.num_context :].double().sum())
-
-
-def _distances(document: EncodedDocument, text: Text, router: RouterConfig) -> Tensor:
-    """Squared distances [T, K]; behind the router's share of the document the last ones hold."""
-    renewed = max(1, math.floor(document.num_tokens * router.cluster_ratio))
-    distance_TK = prefix_squared_distances(document.ids[:renewed], text.tokenizer, text.clusterer)
-    return distance_TK[torch.arange(document.num_tokens).clamp(max=renewed - 1)]

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from xelm_nemo.clustering.clusterer import TfidfClusterer
 from xelm_nemo.ensemble.placement import Team
 from xelm_nemo.ensemble.rules import Ensemble, Evidence
 from xelm_nemo.evaluation.config import TEXT_RULES, EvaluationConfig
-from xelm_nemo.evaluation.evidence import Text, documents_of_experts, evidence_of, mixed_nats, nats_of
+from xelm_nemo.evaluation.evidence import Text, documents_of_experts, evidence_of, mixed_nats, nats_of, routed
 from xelm_nemo.evaluation.plan import (
     check_inputs,
     languages_without_expert,
@@ -35,7 +36,6 @@ from xelm_nemo.evaluation.scoring import (
 )
 from xelm_nemo.evaluation.summary import summarise, tabulate
 from xelm_nemo.router.config import RouterConfig
-from xelm_nemo.router.prefix import TextClusterer
 
 ALONE = Team()
 
@@ -157,7 +157,7 @@ def _prepare(
     ensembles = plan_ensembles(
         config,
         num_experts=len(models.present),
-        can_route=isinstance(text.clusterer, TextClusterer),
+        can_route=isinstance(text.clusterer, TfidfClusterer),
         has_language_expert=not languages_without_expert(documents, language_expert),
     )
     check_inputs(documents, models.experts, text.clusterer.num_clusters, ensembles, language_expert)
@@ -168,16 +168,18 @@ def _prepare(
 
 def _look(evaluation: _Evaluation) -> list[Evidence]:
     routes = any(ensemble.rule in TEXT_RULES for ensemble in evaluation.ensembles)
+    clusters = evaluation.models.clusters
+    encoded, count = evaluation.encoded, len(evaluation.encoded)
+    distances = routed(encoded, evaluation.text, evaluation.router, clusters) if routes else [None] * count
     return [
         evidence_of(
-            *(document, encoded),
-            text=evaluation.text,
-            router=evaluation.router,
-            clusters=evaluation.models.clusters,
-            routes=routes,
+            *(document, of_document),
+            language_expert=evaluation.text.language_expert,
+            clusters=clusters,
+            distance_TE=distance_TE,
             seed=evaluation.config.seed,
         )
-        for document, encoded in zip(evaluation.documents, evaluation.encoded, strict=True)
+        for document, of_document, distance_TE in zip(evaluation.documents, encoded, distances, strict=True)
     ]
 
 

@@ -21,7 +21,7 @@ from xelm_nemo.ensemble.placement import Team
 from xelm_nemo.errors import CheckpointError, CorpusError
 from xelm_nemo.evaluation.windows import Window, batches, windows
 from xelm_nemo.files import fingerprint, load_arrays, save_arrays
-from xelm_nemo.router.prefix import Decoder
+from xelm_nemo.router.pieces import Decoder
 
 logger = logging.getLogger(__name__)
 

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xelm_nemo import artifacts
-from xelm_nemo.clustering.clusterer import Clusterer
+from xelm_nemo.clustering.clusterer import Clusterer, TfidfClusterer
 from xelm_nemo.corpus.tokenizer import load_tokenizer
 from xelm_nemo.errors import ConfigError
 from xelm_nemo.files import read_json
 from xelm_nemo.router.config import RouterConfig
-from xelm_nemo.router.prefix import TextClusterer
 
 _SHARED = ("vocab_size", "max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -53,7 +52,7 @@ def write_set(
             f"{clusterer} has {loaded.num_clusters} clusters and the set {len(experts)} experts; "
             "give the clusterer that the experts were trained with."
         )
-    weights = None if isinstance(loaded, TextClusterer) else [1 / len(experts)] * len(experts)
+    weights = None if isinstance(loaded, TfidfClusterer) else [1 / len(experts)] * len(experts)
     ignored = shutil.ignore_patterns(artifacts.MANIFEST)
     shutil.copytree(clusterer, folder / CLUSTERER, ignore=ignored)
     load_tokenizer(tokenizer).save_pretrained(folder)

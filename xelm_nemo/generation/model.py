@@ -26,13 +26,12 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from xelm_nemo import device as devices
 from xelm_nemo.artifacts import MANIFEST
-from xelm_nemo.clustering.clusterer import Clusterer
+from xelm_nemo.clustering.clusterer import Clusterer, TfidfClusterer
 from xelm_nemo.ensemble.mixture import next_log_probs
 from xelm_nemo.ensemble.shelf import Shelf
 from xelm_nemo.errors import ArtifactError, ConfigError
 from xelm_nemo.generation.cache import MixtureCache
 from xelm_nemo.generation.routing import FixedRouting, PrefixRouting, Routing
-from xelm_nemo.router.prefix import TextClusterer
 
 CLUSTERER = "clusterer"
 
@@ -231,7 +230,7 @@ def _routing(folder: Path, config: XelmConfig) -> Routing:
             f"{folder / CLUSTERER} has {clusterer.num_clusters} clusters and the set {len(config.experts)} "
             "experts; give the clusterer that the experts were trained with."
         )
-    if not isinstance(clusterer, TextClusterer):
+    if not isinstance(clusterer, TfidfClusterer):
         raise ConfigError(
             f"{folder / CLUSTERER} cannot place a text; set weights=[...], one for each expert, such as "
             f"{[1.0] * len(config.experts)}."

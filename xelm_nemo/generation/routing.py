@@ -3,15 +3,19 @@
 Shape letters: T tokens, E experts.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from xelm_nemo.clustering.kmeans import squared_distances
-from xelm_nemo.router.prefix import Decoder, TextClusterer, prefix_squared_distances
+from xelm_nemo.clustering.clusterer import TfidfClusterer
+from xelm_nemo.router.pieces import Decoder
+from xelm_nemo.router.router import PrefixStream, Router
 from xelm_nemo.router.weights import keep_top_k, router_log_weights
+
+_MOST_STREAMS = 256  # texts that are read on; each takes some 10 bytes a character
 
 
 class Routing(Protocol):
@@ -35,11 +39,15 @@ class FixedRouting:
 
 
 class PrefixRouting:
-    """The router's weights, from the text before each token, exactly as in evaluation."""
+    """The router's weights, from the text before each token, exactly as in evaluation.
+
+    A text is read on from where it was at the call before; one that is not known, as that of a beam whose
+    parent another beam goes on with, is read from its beginning.
+    """
 
     def __init__(
         self,
-        clusterer: TextClusterer,
+        clusterer: TfidfClusterer,
         tokenizer: Decoder,
         *,
         temperature: float,
@@ -47,18 +55,24 @@ class PrefixRouting:
         top_k: int | None,
     ) -> None:
         """Route by a tf-idf clusterer."""
-        self._clusterer, self._tokenizer = clusterer, tokenizer
+        self._router, self._tokenizer = Router(clusterer), tokenizer
         self._how = {"temperature": temperature, "rule": rule, "top_k": top_k}
+        self._streams: OrderedDict[tuple[int, ...], PrefixStream] = OrderedDict()  # by what each has read
 
     def log_weights(self, ids: Sequence[int], first: int) -> Tensor:
         """As `Routing`."""
+        distance_TE = self._read_on(tuple(ids[:-1]), max(first - 1, 0))
         if first == 0:
-            distance_TE = prefix_squared_distances(ids, self._tokenizer, self._clusterer)
-        else:
-            texts = [self._text(ids[:j]) for j in range(first, len(ids))]
-            vectors = self._clusterer.features.transform(texts)
-            distance_TE = torch.from_numpy(squared_distances(vectors, self._clusterer.centroids))
+            distance_TE = torch.cat([self._router.empty_1K, distance_TE])
+        distance_TE = distance_TE[first - len(ids) :]
         return router_log_weights(distance_TE, **self._how)  # type: ignore[arg-type]
 
-    def _text(self, ids: Sequence[int]) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    def _read_on(self, ids: tuple[int, ...], known: int) -> Tensor:
+        """Distances after each token that a stream has not read yet, the ones from `known` on at least."""
+        stream = self._streams.pop(ids[:known], None)
+        if stream is None:
+            stream, known = self._router.stream(self._tokenizer), 0
+        self._streams[ids] = stream
+        if len(self._streams) > _MOST_STREAMS:
+            self._streams.popitem(last=False)
+        return stream.append(ids[known:])

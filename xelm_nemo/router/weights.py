@@ -46,11 +46,13 @@ def router_log_weights(
         )
     if rule not in RULES:
         raise ConfigError(f"router.rule={rule!r} is not a rule; use one of {list(RULES)}.")
-    # float64: (d^2)^2 / T reaches 160, where float32 would already be wrong in the fifth digit.
+    # float64: (d^2)^2 / T reaches 160, where float32 would already be wrong in the fifth digit. What lies far
+    # above the least has no weight to speak of, so float32 is enough from there on.
     energy_TK = squared_distance_TK.double()
     if rule == "upstream":
         energy_TK = energy_TK.square()
-    return keep_top_k(torch.log_softmax(-energy_TK / temperature, dim=-1), top_k).float()
+    excess_TK = ((energy_TK - energy_TK.amin(-1, keepdim=True)) / temperature).float()
+    return keep_top_k(torch.log_softmax(-excess_TK, dim=-1), top_k)
 
 
 def keep_top_k(log_w_TK: Tensor, top_k: int | None) -> Tensor:

@@ -1,0 +1,205 @@
+"""Sparse tf-idf rows to the router's weights, or to the nearest cluster, in one launch.
+
+    z_n = sum_i values[i] table[columns[i]]  over row n's entries i,       z_n = z_n / |z_n|
+    d_nk^2 = |z_n|^2 + |c_k|^2 - 2 z_n c_k
+    weights[n, k] = softmax_k( -(d_nk^2)^power / temperature ),  the top_k largest renormalised
+
+Power 2 is the rule of the programs of c-BTM and X-ELM, 1 the one that c-BTM (arXiv 2303.14177) prints. A
+vector shorter than scikit-learn normalises (10 times the precision of a double) stays as it is, as that of an
+empty row does. No vector and no distance is written: a program keeps its row's vector of D numbers to itself.
+Shape letters: N rows, F terms, D dimensions, K clusters.
+"""
+
+import torch
+
+from xelm_kernels.optional_triton import tl, triton
+
+TOO_SHORT = 10 * torch.finfo(torch.float64).eps
+
+# --- Reference -----------------------------------------------------------------
+
+
+def squared_distances_ref(starts, columns, values, table_FD, centroids_KD):
+    """Squared distances, float64 [N, K]."""
+    rows = torch.repeat_interleave(torch.arange(len(starts) - 1, device=starts.device), starts.diff())
+    entries = values.double()[:, None] * table_FD[columns.long()].double()
+    z_ND = entries.new_zeros(len(starts) - 1, table_FD.shape[1]).index_add_(0, rows, entries)
+    length_N1 = z_ND.norm(dim=1, keepdim=True)
+    z_ND = z_ND / torch.where(length_N1 < TOO_SHORT, 1.0, length_N1)
+    return (z_ND[:, None] - centroids_KD.double()).square().sum(-1)
+
+
+def weights_ref(distance_NK, power, temperature, top_k):
+    """The rule, in float64; of equal weights the lower index is kept."""
+    weights_NK = torch.softmax(-(distance_NK**power) / temperature, -1)
+    order_NK = weights_NK.sort(dim=-1, descending=True, stable=True).indices
+    kept_NK = torch.zeros_like(weights_NK).scatter_(-1, order_NK[:, :top_k], 1.0)
+    return weights_NK * kept_NK / (weights_NK * kept_NK).sum(-1, keepdim=True)
+
+
+# --- Kernel --------------------------------------------------------------------
+
+
+@triton.jit
+def distances_of(z_D, centroids_ptr, d, K, D: tl.constexpr, BLOCK_K: tl.constexpr):
+    """Squared distances [BLOCK_K] of a vector that is not yet scaled; infinite behind the last cluster."""
+    length = tl.sqrt(tl.sum(z_D * z_D, 0))
+    # 2.2e-15: scikit-learn's bound. As a literal, for a kernel sees no numbers from outside.
+    z_D = z_D / tl.where(length < 2.220446049250313e-15, 1.0, length)
+    k = tl.arange(0, BLOCK_K)
+    distance_K = tl.full([BLOCK_K], float("inf"), tl.float32)
+    # One after another: all of them at once are more numbers than a warp has registers.
+    for i in range(K):
+        c_D = tl.load(centroids_ptr + i * D + d, mask=d < D, other=0.0).to(tl.float32)
+        distance_K = tl.where(k == i, tl.sum((z_D - c_D) * (z_D - c_D), 0), distance_K)
+    return distance_K
+
+
+@triton.jit
+def weights_of(distance_K, temperature, BLOCK_K: tl.constexpr, POWER: tl.constexpr, TOP_K: tl.constexpr):
+    """The rule; 0 behind the last cluster."""
+    k = tl.arange(0, BLOCK_K)
+    energy_K = distance_K if POWER == 1 else distance_K * distance_K
+    weight_K = tl.exp((tl.min(energy_K, 0) - energy_K) / temperature)
+    if TOP_K < BLOCK_K:
+        left_K = energy_K
+        for _ in range(TOP_K):
+            # Of equal ones the lower index: argmin leaves open which it is on a GPU.
+            first = tl.min(tl.where(left_K == tl.min(left_K, 0), k, BLOCK_K), 0)
+            left_K = tl.where(k == first, float("inf"), left_K)
+        weight_K = tl.where(left_K == float("inf"), weight_K, 0.0)
+    return weight_K / tl.sum(weight_K, 0)
+
+
+@triton.jit
+def _router_score_kernel(
+    starts_ptr,
+    columns_ptr,
+    values_ptr,
+    table_ptr,
+    centroids_ptr,
+    out_ptr,
+    K,
+    temperature,
+    stride_f,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_I: tl.constexpr,
+    POWER: tl.constexpr,
+    TOP_K: tl.constexpr,
+    IS_NEAREST: tl.constexpr,
+):
+    n = tl.program_id(0).to(tl.int64)
+    begin, end = tl.load(starts_ptr + n), tl.load(starts_ptr + n + 1)
+    d, i = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_I)
+    z_D = tl.zeros([BLOCK_D], tl.float32)
+    for start in range(begin, end, BLOCK_I):
+        is_entry = start + i < end
+        # int64: 500k terms of 100 dimensions are far from 2**31 elements, a larger vocabulary is not.
+        column = tl.load(columns_ptr + start + i, mask=is_entry, other=0).to(tl.int64)
+        value = tl.load(values_ptr + start + i, mask=is_entry, other=0.0).to(tl.float32)
+        mask = is_entry[:, None] & (d < D)[None, :]
+        row = tl.load(table_ptr + column[:, None] * stride_f + d[None, :], mask=mask, other=0.0).to(
+            tl.float32
+        )
+        z_D += tl.sum(value[:, None] * row, 0)
+    distance_K = distances_of(z_D, centroids_ptr, d, K, D, BLOCK_K)
+    k = tl.arange(0, BLOCK_K)
+    if IS_NEAREST:
+        nearest = tl.min(tl.where(distance_K == tl.min(distance_K, 0), k, BLOCK_K), 0)
+        tl.store(out_ptr + n, nearest.to(tl.int64))
+    else:
+        weight_K = weights_of(distance_K, temperature, BLOCK_K, POWER, TOP_K)
+        tl.store(out_ptr + n * K + k, weight_K, mask=k < K)
+
+
+# --- Launch --------------------------------------------------------------------
+
+
+def _check(starts, columns, values, table_FD, centroids_KD):
+    shapes = [list(x.shape) for x in (starts, columns, values, table_FD, centroids_KD)]
+    fits = [len(shape) for shape in shapes] == [1, 1, 1, 2, 2] and shapes[1] == shapes[2]
+    if not fits or shapes[3][1] != shapes[4][1] or not shapes[0][0] or not shapes[4][0]:
+        raise ValueError(
+            "router_score: starts [N + 1], columns and values [entries], table [F, D] and centroids [K, D] "
+            f"must fit together; got {shapes}."
+        )
+    if any(x.requires_grad for x in (values, table_FD, centroids_KD)):
+        raise NotImplementedError(
+            "router_score has no backward; call it under torch.no_grad() on detached inputs."
+        )
+
+
+def check_rule(power, temperature, top_k):
+    """Refuse what is no rule."""
+    if power not in (1, 2) or not temperature > 0 or (top_k is not None and top_k < 1):
+        raise ValueError(
+            f"power={power}, temperature={temperature}, top_k={top_k}: use power 2 (as upstream) or 1 "
+            "(as the paper), a temperature above 0, and a top_k of 1 or more, or None."
+        )
+
+
+def _launch(starts, columns, values, table_FD, centroids_KD, rule=None, *, block_i=16, num_warps=1):
+    """Weights by (power, temperature, top_k), or without a rule the nearest clusters; one program a row."""
+    (N,), (K, D) = starts.diff().shape, centroids_KD.shape
+    power, temperature, top_k = rule or (2, 1.0, None)
+    block_k = triton.next_power_of_2(K)
+    dtype = torch.float32 if rule else torch.int64
+    out = torch.empty((N, K) if rule else (N,), dtype=dtype, device=starts.device)
+    if N > 0:  # a grid may not be empty
+        table_FD = table_FD if table_FD.stride(-1) == 1 else table_FD.contiguous()
+        _router_score_kernel[(N,)](
+            *(starts.contiguous(), columns.contiguous(), values.contiguous()),
+            *(table_FD, centroids_KD.contiguous(), out),
+            *(K, temperature, table_FD.stride(0)),
+            D=D,
+            BLOCK_D=triton.next_power_of_2(D),
+            BLOCK_K=block_k,
+            BLOCK_I=block_i,
+            POWER=power,
+            TOP_K=block_k if top_k is None or top_k >= K else top_k,
+            IS_NEAREST=rule is None,
+            num_warps=num_warps,
+        )
+    return out
+
+
+# --- Public --------------------------------------------------------------------
+
+
+def router_score(starts, columns, values, table_FD, centroids_KD, *, power=2, temperature=0.1, top_k=None):
+    """Router weights of sparse rows. The formula is in the module docstring.
+
+    Args:
+        starts: where each row's entries begin, and the end of the last, int32 or int64 [N + 1].
+        columns: of the entries, int32 or int64; a term may come several times in a row.
+        values: of the entries, any floating dtype.
+        table_FD: the SVD's vector of each term, any floating dtype; float16 halves what is read.
+        centroids_KD: cluster centres.
+        power: 2 or 1, of d^2.
+        temperature: above 0.
+        top_k: clusters kept a row; of equal ones the lower index. None keeps all.
+
+    Returns:
+        float32 [N, K]; rows sum to 1.
+
+    Raises:
+        ValueError: shapes that do not fit each other, or what is no rule.
+        NotImplementedError: an input needs a gradient; there is no backward.
+    """
+    _check(starts, columns, values, table_FD, centroids_KD)
+    check_rule(power, temperature, top_k)
+    if starts.is_cuda:
+        return _launch(starts, columns, values, table_FD, centroids_KD, (power, temperature, top_k))
+    distance_NK = squared_distances_ref(starts, columns, values, table_FD, centroids_KD)
+    return weights_ref(distance_NK, power, temperature, top_k).float()
+
+
+def nearest_cluster(starts, columns, values, table_FD, centroids_KD):
+    """The cluster nearest to each sparse row, int64 [N]; of equally near ones the lower."""
+    _check(starts, columns, values, table_FD, centroids_KD)
+    if starts.is_cuda:
+        return _launch(starts, columns, values, table_FD, centroids_KD)
+    distance_NK = squared_distances_ref(starts, columns, values, table_FD, centroids_KD)
+    return distance_NK.min(dim=1).indices

@@ -105,7 +105,7 @@ def test_parts_of_the_head_run(tmp_path):
     "words, complaint",
     [
         ([], "no case is named; name one or more of"),
-        (["head"], r"case='head' is not one; use one of \['assign', 'batch_router', 'featurise'"),
+        (["head"], r"case='head' is not one; use one of \['assign', 'batch_router', 'evaluate', 'featurise'"),
         (["linear_cross_entropy", "tokens=0"], "tokens='0': use whole numbers from 1 on"),
         (["linear_cross_entropy", "rounds=many"], "rounds='many': use whole numbers"),
         (["linear_cross_entropy", "rounds=2,3"], "rounds='2,3': use one number"),

@@ -8,6 +8,7 @@ Cases and their sizes:
   linear_cross_entropy                     tokens, hidden, vocab
   linear_cross_entropy_parts               chunk, hidden, vocab
   mixture, target_mixture, mixture_blocks  experts, tokens, vocab
+  evaluate                                 experts, documents, tokens, model, corpus, tokenizer
   kmeans                                   documents, clusters, dim
   shards                                   corpus, tokenizer, vocab; on a CPU, as the next
   featurise                                corpus, analyzer (word, char_wb), verb (fit, transform)

@@ -74,8 +74,12 @@ def make_inputs(sizes: Sizes) -> Inputs:
     assert isinstance(clusterer, TfidfClusterer)
     clusterer.features.use_threads(1)
     documents = _documents(sizes, texts, tokenizer)
-    inputs = Inputs(documents, tokenizer, clusterer, _pipeline(clusterer, sizes["analyzer"]), [], [])
-    inputs.expected = [_expected(inputs, ids) for ids in documents]
+    return Inputs(documents, tokenizer, clusterer, _pipeline(clusterer, sizes["analyzer"]), [], [])
+
+
+def _with_expected(sizes: Sizes) -> Inputs:
+    inputs = make_inputs(sizes)
+    inputs.expected = [_expected(inputs, ids) for ids in inputs.documents]
     return inputs
 
 
@@ -124,16 +128,16 @@ def _expected(inputs: Inputs, ids: list[int]) -> NDArray[np.float64]:
     return torch.softmax(torch.from_numpy(-energy / TEMPERATURE), -1).numpy()
 
 
+def upstream_weights(inputs: Inputs, ids: list[int]) -> Tensor:
+    """Upstream's weights of a document's prefixes, float32 [T, K]."""
+    vectors_TD = torch.from_numpy(_vectors(inputs, ids)).float()
+    distance_TK = (vectors_TD[:, None] - torch.from_numpy(inputs.clusterer.centroids)).square().sum(-1)
+    return torch.softmax(-distance_TK.square() / TEMPERATURE, -1)
+
+
 def _upstream(inputs: Inputs) -> Callable[[], None]:
-    centroids_KD = torch.from_numpy(inputs.clusterer.centroids)
-
-    def weights(ids: list[int]) -> Tensor:
-        vectors_TD = torch.from_numpy(_vectors(inputs, ids)).float()
-        distance_TK = (vectors_TD[:, None] - centroids_KD[None]).square().sum(-1)
-        return torch.softmax(-distance_TK.square() / TEMPERATURE, -1)
-
     def step() -> None:
-        inputs.found = [weights(ids) for ids in inputs.documents]
+        inputs.found = [upstream_weights(inputs, ids) for ids in inputs.documents]
 
     return step
 
@@ -196,7 +200,7 @@ CASE = Case(
         "tokenizer": (TRAINED,),
         "vocab": (8192,),
     },
-    inputs=make_inputs,
+    inputs=_with_expected,
     providers=providers,
     errors=errors,
     floor="weights_alone",

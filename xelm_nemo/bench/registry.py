@@ -12,6 +12,7 @@ from xelm_nemo.errors import ConfigError
 CASES = {
     "assign": "xelm_nemo.bench.assign",
     "batch_router": "xelm_nemo.bench.batch_router",
+    "evaluate": "xelm_nemo.bench.evaluate",
     "featurise": "xelm_nemo.bench.featurise",
     "kmeans": "xelm_nemo.bench.kmeans",
     "linear_cross_entropy": "xelm_nemo.bench.linear_cross_entropy",
@@ -23,7 +24,7 @@ CASES = {
     "target_mixture": "xelm_nemo.bench.target_mixture",
 }
 Sizes = Mapping[str, Any]
-WORDS = {"analyzer", "corpus", "tokenizer", "verb"}  # sizes that are no numbers
+WORDS = {"analyzer", "corpus", "model", "tokenizer", "verb"}  # sizes that are no numbers
 
 
 @dataclass(frozen=True)

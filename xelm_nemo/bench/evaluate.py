@@ -2,8 +2,8 @@
 
 Upstream takes a document at a time: its prefixes are decoded and vectorised anew (bench/prefix_router.py),
 every expert gives all its logits, softmax in float32, and the targets' probabilities are mixed. Both run the
-same models, random ones, in memory beforehand. Ours is what the command `evaluate` calls, with the router, the
-files of log-probabilities, and the report's figures. "forward" is the floor: the experts' passes alone.
+same random models, in memory beforehand. Ours is what the command `evaluate` calls, with the router, files
+of log-probabilities and the report's figures. "forward" is the floor: the experts' passes alone.
 
 Shape letters: T tokens, V vocabulary, E experts.
 """

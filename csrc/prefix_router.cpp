@@ -46,6 +46,28 @@ double square_of(const std::vector<double>& vector) {
   return (sums[0] + sums[1]) + (sums[2] + sums[3]);
 }
 
+// Adds a document's prefixes, from the empty one on.
+void read_document(const Lexicon& lexicon, const TokenPieces& pieces, const int32_t* ids, int64_t size,
+                   PrefixTermLists& out) {
+  GrowingText text;
+  PrefixTerms terms(lexicon);
+  for (int64_t i = 0; i < size; ++i) {
+    if (i > 0) {
+      text.append(pieces, ids[i - 1]);
+      terms.read(text.characters(), text.kept(), out.settled, out.open);
+    }
+    out.settled_starts.push_back(static_cast<int64_t>(out.settled.size()));
+    out.open_starts.push_back(static_cast<int64_t>(out.open.size()));
+  }
+}
+
+void append(const std::vector<int64_t>& starts, const std::vector<int32_t>& terms, std::vector<int64_t>& all_starts,
+            std::vector<int32_t>& all_terms) {
+  const auto before = static_cast<int64_t>(all_terms.size());
+  for (size_t i = 1; i < starts.size(); ++i) all_starts.push_back(before + starts[i]);
+  all_terms.insert(all_terms.end(), terms.begin(), terms.end());
+}
+
 }  // namespace
 
 PrefixSum::PrefixSum(const PrefixRouter& router) : router_(router) {
@@ -167,6 +189,21 @@ void PrefixRouter::distances(const TokenPieces& pieces, const int32_t* ids, cons
     std::copy(tables_.squares, tables_.squares + tables_.num_centroids, rows);  // the empty text's vector is 0
     PrefixStream(*this).append(pieces, ids + begin, end - begin - 1, rows + tables_.num_centroids);
   });
+}
+
+PrefixTermLists PrefixRouter::terms(const TokenPieces& pieces, const int32_t* ids, const std::vector<int64_t>& ends,
+                                    int num_threads) const {
+  std::vector<PrefixTermLists> parts(ends.size());
+  parallel_for(static_cast<int64_t>(ends.size()), num_threads, [&](int, int64_t document) {
+    const int64_t begin = document > 0 ? ends[document - 1] : 0;
+    read_document(lexicon_, pieces, ids + begin, ends[document] - begin, parts[document]);
+  });
+  PrefixTermLists all;
+  for (const PrefixTermLists& part : parts) {
+    append(part.settled_starts, part.settled, all.settled_starts, all.settled);
+    append(part.open_starts, part.open, all.open_starts, all.open);
+  }
+  return all;
 }
 
 }  // namespace xelm

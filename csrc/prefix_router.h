@@ -32,6 +32,13 @@ struct RouterTables {
   int64_t dims, num_centroids;
 };
 
+// The terms of every prefix, for the GPU: those that it settles and those that are open in it, of prefix t from
+// start t to start t + 1.
+struct PrefixTermLists {
+  std::vector<int64_t> settled_starts{0}, open_starts{0};
+  std::vector<int32_t> settled, open;
+};
+
 class PrefixRouter {
  public:
   // All of it has to outlive this.
@@ -46,6 +53,10 @@ class PrefixRouter {
   // precede it in its document.
   void distances(const TokenPieces& pieces, const int32_t* ids, const std::vector<int64_t>& ends, double* out,
                  int num_threads) const;
+
+  // What `distances` sums up, of the same documents.
+  PrefixTermLists terms(const TokenPieces& pieces, const int32_t* ids, const std::vector<int64_t>& ends,
+                        int num_threads) const;
 
  private:
   const Tfidf& tfidf_;

@@ -38,6 +38,21 @@ void check_ids(const Array<int32_t>& ids, const xelm::TokenPieces& pieces) {
                               " is no token; there are " + std::to_string(pieces.size()));
 }
 
+void check_documents(const xelm::TokenPieces& pieces, const Array<int32_t>& ids, const std::vector<int64_t>& ends) {
+  check_ids(ids, pieces);
+  int64_t last = 0;
+  for (const int64_t end : ends) {
+    if (end < last) throw std::invalid_argument("ends do not ascend");
+    last = end;
+  }
+  if (last != ids.size()) throw std::invalid_argument("ends do not end where ids do");
+}
+
+template <class Value>
+Array<Value> array_of(const std::vector<Value>& values) {
+  return Array<Value>(static_cast<py::ssize_t>(values.size()), values.data());
+}
+
 // What the first token, the first two, ... decode to.
 py::list texts(const xelm::TokenPieces& pieces, const Array<int32_t>& ids) {
   check_ids(ids, pieces);
@@ -74,18 +89,24 @@ class Router {
 
   Array<double> distances(const xelm::TokenPieces& pieces, const Array<int32_t>& ids,
                           const std::vector<int64_t>& ends, int num_threads) const {
-    check_ids(ids, pieces);
-    int64_t last = 0;
-    for (const int64_t end : ends) {
-      if (end < last) throw std::invalid_argument("ends do not ascend");
-      last = end;
-    }
-    if (last != ids.size()) throw std::invalid_argument("ends do not end where ids do");
+    check_documents(pieces, ids, ends);
     Array<double> out({static_cast<py::ssize_t>(ids.size()), squares_.size()});
     double* const to = out.mutable_data();
     py::gil_scoped_release release;
     router_->distances(pieces, ids.data(), ends, to, num_threads);
     return out;
+  }
+
+  py::tuple terms(const xelm::TokenPieces& pieces, const Array<int32_t>& ids, const std::vector<int64_t>& ends,
+                  int num_threads) const {
+    check_documents(pieces, ids, ends);
+    xelm::PrefixTermLists lists;
+    {
+      py::gil_scoped_release release;
+      lists = router_->terms(pieces, ids.data(), ends, num_threads);
+    }
+    return py::make_tuple(array_of(lists.settled_starts), array_of(lists.settled), array_of(lists.open_starts),
+                          array_of(lists.open));
   }
 
  private:
@@ -142,6 +163,8 @@ void bind_router(py::module_& m) {
       .def(py::init<const xelm::Tfidf&, Array<double>, Array<double>, Array<double>>(), py::keep_alive<1, 2>(),
            py::arg("tfidf"), py::kw_only(), py::arg("components"), py::arg("products"), py::arg("squares"))
       .def("distances", &Router::distances, py::arg("pieces"), py::arg("ids"), py::arg("ends"), py::kw_only(),
+           py::arg("num_threads"))
+      .def("terms", &Router::terms, py::arg("pieces"), py::arg("ids"), py::arg("ends"), py::kw_only(),
            py::arg("num_threads"));
   py::class_<Stream>(m, "PrefixStream", "A text that grows, and how far it is from the centroids.")
       .def(py::init<const Router&>(), py::keep_alive<1, 2>(), py::arg("router"))

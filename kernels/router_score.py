@@ -42,15 +42,18 @@ def weights_ref(distance_NK, power, temperature, top_k):
 
 @triton.jit
 def distances_of(z_D, centroids_ptr, d, K, D: tl.constexpr, BLOCK_K: tl.constexpr):
-    """Squared distances [BLOCK_K] of a vector that is not yet scaled; infinite behind the last cluster."""
+    """Squared distances [BLOCK_K], in the vector's own precision, of a vector that is not yet scaled.
+
+    They are infinite behind the last cluster.
+    """
     length = tl.sqrt(tl.sum(z_D * z_D, 0))
     # 2.2e-15: scikit-learn's bound. As a literal, for a kernel sees no numbers from outside.
     z_D = z_D / tl.where(length < 2.220446049250313e-15, 1.0, length)
     k = tl.arange(0, BLOCK_K)
-    distance_K = tl.full([BLOCK_K], float("inf"), tl.float32)
+    distance_K = tl.full([BLOCK_K], float("inf"), z_D.dtype)
     # One after another: all of them at once are more numbers than a warp has registers.
     for i in range(K):
-        c_D = tl.load(centroids_ptr + i * D + d, mask=d < D, other=0.0).to(tl.float32)
+        c_D = tl.load(centroids_ptr + i * D + d, mask=d < D, other=0.0).to(z_D.dtype)
         distance_K = tl.where(k == i, tl.sum((z_D - c_D) * (z_D - c_D), 0), distance_K)
     return distance_K
 

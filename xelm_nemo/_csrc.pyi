@@ -192,6 +192,19 @@ class PrefixRouter:
             ValueError: an id that is no token's, or `ends` that do not divide the ids.
         """
 
+    def terms(
+        self, pieces: TokenPieces, ids: NDArray[np.int32], ends: list[int], *, num_threads: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int64], NDArray[np.int32]]:
+        """What `distances` sums up: the terms that settle in the text before each token, and the open ones.
+
+        Returns:
+            where the settled terms of each of T prefixes start, and the end, [T + 1]; these terms; and the
+            same of the open ones.
+
+        Raises:
+            ValueError: as `distances`.
+        """
+
 class PrefixStream:
     """A text that grows, and how far it is from the centroids; for one thread at a time."""
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from xelm_nemo.bench import registry, run
+from xelm_nemo.bench import prefix_router, registry, run
 from xelm_nemo.errors import ConfigError
 
 SMALL = ["documents=2", "experts=3", "vocab=2000", "rounds=1"]
@@ -28,3 +28,11 @@ def test_words_that_mean_nothing_are_refused():
         run.run(registry.parse(["prefix_router", "analyzer=letters", *SMALL]))
     with pytest.raises(ConfigError, match="tokens=9000000: the corpus has"):
         run.run(registry.parse(["prefix_router", "tokens=9000000", *SMALL]))
+
+
+def test_the_way_by_the_kernel_gives_the_same_weights():
+    sizes = {"tokens": 30, "documents": 2, "experts": 3, "analyzer": "char_wb", "corpus": "udhr"}
+    inputs = prefix_router.make_inputs(sizes | {"tokenizer": "trained", "vocab": 2000})
+    step = prefix_router.ours_on_device(inputs)
+    step()
+    assert prefix_router.errors(inputs, step)["largest"] < 1e-6

@@ -32,7 +32,7 @@ def test_words_that_mean_nothing_are_refused():
 
 def test_the_way_by_the_kernel_gives_the_same_weights():
     sizes = {"tokens": 30, "documents": 2, "experts": 3, "analyzer": "char_wb", "corpus": "udhr"}
-    inputs = prefix_router.make_inputs(sizes | {"tokenizer": "trained", "vocab": 2000})
+    inputs = prefix_router.checked_inputs(sizes | {"tokenizer": "trained", "vocab": 2000})
     step = prefix_router.ours_on_device(inputs)
     step()
     assert prefix_router.errors(inputs, step)["largest"] < 1e-6

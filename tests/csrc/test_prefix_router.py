@@ -82,3 +82,12 @@ def test_what_does_not_fit_is_named():
         TokenPieces([b"a"], [], metas="kept")
     with pytest.raises(TypeError, match=r"texts\[1\] is a int"):
         PrefixStream(router()).replace(["one", 2])
+
+
+def test_a_character_in_parts_settles_when_it_is_whole_and_what_is_before_it_but_once():
+    letters = AnalyzerSettings(characters=True, drops_numbers=False, shortest=1, longest=1)
+    arrays = {"components": np.eye(2), "products": np.eye(2), "squares": np.ones(2)}
+    parts = TokenPieces([b"a", b"\xe2\x82", b"\xac"], 3 * [False], metas="kept")
+    euros = PrefixRouter(Tfidf(letters, [], ["a", "€"], np.ones(2)), **arrays)
+    starts, settled, *_ = euros.terms(parts, ids(0, 1, 2, 0, 0), [5], num_threads=1)
+    assert [settled[a:b].tolist() for a, b in pairwise(starts)] == [[], [0], [], [1], [0]]

@@ -51,6 +51,18 @@ def test_slow_rank_is_waited_for_and_nothing_else_changes(workshop):
         assert_same_tensors(found, expected)
 
 
+@pytest.mark.parametrize("layout", [TWO, ParallelConfig(data_parallel_size=2)], ids=["tp2", "dp2"])
+def test_ranks_that_know_the_plan_save_the_same(workshop, layout, request):
+    lengths = {"often": LENGTH | {"save_interval": 1}, "once": LENGTH | {"save_interval": 6}}
+    which = request.node.callspec.id
+    often, once = (
+        workshop.job(f"{name}_{which}", DROPOUT, layout=layout, **length) for name, length in lengths.items()
+    )
+    on_ranks(2, train_in_turn, [often, once], free_ports(2))
+    found, expected = (checkpoint_tensors(folder / "checkpoints/iter_0000006") for folder in (often, once))
+    assert_same_tensors(found, expected)
+
+
 def fail_on(rank, part, folder, ports):
     """One rank's second save fails, in its write or when the folder gets its name; what each rank says."""
     import os

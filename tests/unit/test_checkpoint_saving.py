@@ -7,15 +7,15 @@ import threading
 import pytest
 import torch
 
-from tests.helpers.megatron_cpu import Workshop, checkpoint_tensors
-from tests.helpers.weights import assert_same_tensors
+from tests.helpers.megatron_cpu import Workshop, checkpoint_tensors, moved
+from tests.helpers.weights import assert_same_tensors, assert_same_weights
 from xelm_nemo import device
 from xelm_nemo.checkpoint import host_memory, saving
 from xelm_nemo.checkpoint.host_memory import HostMemory
 from xelm_nemo.errors import CheckpointError, TrainingError
 from xelm_nemo.expert import loop, step
 from xelm_nemo.expert.job import TrainJob
-from xelm_nemo.model.config import ModelConfig
+from xelm_nemo.model.config import ModelConfig, ParallelConfig
 
 SHAPE = ModelConfig(
     num_layers=1, hidden_size=16, ffn_hidden_size=32, num_attention_heads=2, max_position_embeddings=32
@@ -63,6 +63,18 @@ def test_training_goes_on_while_a_state_is_written_as_it_was(workshop, undisturb
         assert_same_tensors(
             *(checkpoint_tensors(place / "checkpoints" / name) for place in (folder, undisturbed))
         )
+
+
+def test_plan_that_is_known_by_then_saves_the_same_and_can_be_gone_on_from(workshop, undisturbed):
+    folder = workshop.job("often", SHAPE, **LENGTH | {"save_interval": 1})
+    loop.train(TrainJob.load(folder))
+    for name in saved(undisturbed):
+        assert_same_tensors(
+            *(checkpoint_tensors(place / "checkpoints" / name) for place in (folder, undisturbed))
+        )
+    again = moved(folder, ParallelConfig(), name="again", without=["iter_0000006", "iter_0000007"])
+    loop.train(TrainJob.load(again))
+    assert_same_weights(again / "model", undisturbed / "model")
 
 
 def test_full_disk_ends_the_run_and_leaves_what_is_whole(workshop, monkeypatch):

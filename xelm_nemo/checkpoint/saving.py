@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
@@ -39,6 +40,30 @@ def room_on_disk(folder: Path) -> Iterator[None]:
         ) from error
 
 
+class Plan:
+    """What goes where, which Megatron works out and the ranks agree on at the first two saves of a run.
+
+    The third finds it known: a run's states differ in their numbers alone.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is known yet."""
+        self._strategy = TorchDistSaveShardedStrategy("torch_dist", 1, cached_metadata=True)
+        self._is_checked = False
+
+    def begin(self, state: dict[str, Any], folder: Path) -> Any:
+        """Megatron's request to write a sharded state into a folder."""
+        request = dist_checkpointing.save(
+            state,
+            str(folder),
+            self._strategy,
+            validate_access_integrity=not self._is_checked,
+            async_sharded_save=True,
+        )
+        self._is_checked = True
+        return request
+
+
 class Save:
     """One training state, from the copy to the name of its folder. All ranks call all methods."""
 
@@ -48,6 +73,7 @@ class Save:
         part: Path,
         folder: contextlib.ExitStack,
         *,
+        plan: Plan,
         memory: HostMemory,
         agreement: Agreement,
     ) -> None:
@@ -57,12 +83,13 @@ class Save:
             state: sharded, as Megatron saves it.
             part: where to write, a folder that is there and empty.
             folder: is closed, in a thread, when all ranks have written, or left with the error.
+            plan: of all saves of the run.
             memory: takes the copy, and no other one until the save has ended.
             agreement: of all ranks.
         """
         self._part, self._folder, self._agreement = part, folder, agreement
         with self._leaving_nothing_half():
-            self._request = dist_checkpointing.save(state, str(part), async_sharded_save=True)
+            self._request = plan.begin(state, part)
             # These tensors live as long as the request, and so until they are copied. A rank may have none.
             buckets = self._request.async_fn_args[1] if self._request.async_fn_args else []
             # Beside a GPU, those on the CPU are Megatron's copies already.

@@ -20,7 +20,7 @@ from xelm_nemo.checkpoint.facts import WEIGHTS, ModelFacts, load_facts, write_fa
 from xelm_nemo.checkpoint.host_memory import HostMemory
 from xelm_nemo.checkpoint.lazy import DTYPES
 from xelm_nemo.checkpoint.pickles import check_pickles
-from xelm_nemo.checkpoint.saving import Save, room_on_disk
+from xelm_nemo.checkpoint.saving import Plan, Save, room_on_disk
 from xelm_nemo.errors import CheckpointError, first_line
 from xelm_nemo.files import atomic_folder, remove
 from xelm_nemo.model.config import NO_FP8, OPTIMIZER_BYTES, FP8Config, ModelConfig, ParallelConfig
@@ -122,7 +122,7 @@ class Checkpoints:
     def __init__(self, folder: Path, agreement: parallel.Agreement, *, keep: int) -> None:
         """Look at a folder, which need not exist yet. All ranks call every method that saves."""
         self._folder, self._agreement, self._keep = folder, agreement, keep
-        self._memory = HostMemory()
+        self._memory, self._plan = HostMemory(), Plan()
         self._save: Save | None = None
 
     def iterations(self) -> list[int]:
@@ -162,7 +162,9 @@ class Checkpoints:
         part = folder.enter_context(_named_folder(self._path(iteration), recipe, before_naming))
         parallel.barrier()
         state = self._state(model, optimizer, loading=False)
-        self._save = Save(state, part, folder, memory=self._memory, agreement=self._agreement)
+        self._save = Save(
+            state, part, folder, plan=self._plan, memory=self._memory, agreement=self._agreement
+        )
 
     def wait_for_copy(self) -> None:
         """Have the device wait, from here on, for a copy that is being made."""

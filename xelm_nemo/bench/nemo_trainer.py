@@ -1,6 +1,7 @@
 """A peer of the training step: NeMo's trainer, in a process of its own, for it takes a process for itself."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from xelm_nemo.model.config import ParallelConfig
 
 MODULE = "xelm_nemo.nemo.stock_trainer"
 _SIZES = ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads")
+_WORLD = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}  # of this process, not of NeMo's
 _DROPOUTS = ("hidden_dropout", "attention_dropout")
 
 
@@ -38,7 +40,11 @@ def nemo_steps(setting: Setting, steps: int) -> dict[str, Any]:
         asked, answer = Path(folder) / "request.json", Path(folder) / "row.json"
         asked.write_text(json.dumps(request))
         done = subprocess.run(
-            [sys.executable, "-m", MODULE, asked, answer], capture_output=True, text=True, check=False
+            [sys.executable, "-m", MODULE, asked, answer],
+            env={name: value for name, value in os.environ.items() if name not in _WORLD},
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode:
             raise RuntimeError((done.stderr.strip().splitlines() or ["NeMo said nothing"])[-1])

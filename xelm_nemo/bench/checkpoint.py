@@ -29,6 +29,7 @@ from xelm_nemo.bench.setting import JobRequest, Setting, parse, settings, show
 from xelm_nemo.bench.timing import Row
 from xelm_nemo.bench.train_step import WARM_UPS, Ports, our_model
 from xelm_nemo.checkpoint.host_memory import HostMemory
+from xelm_nemo.checkpoint.iterations import iteration_folder
 from xelm_nemo.checkpoint.store import Checkpoints
 from xelm_nemo.errors import ConfigError
 from xelm_nemo.expert.data import as_batch
@@ -131,7 +132,7 @@ class _Job:
             "lost_while_writing": lost,
             "steps_while_writing": len(others),
             "whole": whole,
-            "gb": size_of(self._folder / f"iter_{iteration:07d}") / 1e9,
+            "gb": size_of(iteration_folder(self._folder, iteration)) / 1e9,
         }
 
     def _megatron(self, iteration: int) -> Row:

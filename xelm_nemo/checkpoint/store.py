@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from xelm_nemo.checkpoint import writer
 from xelm_nemo.checkpoint.distributed import KEY_PREFIX
 from xelm_nemo.checkpoint.facts import WEIGHTS, ModelFacts, load_facts, write_facts
 from xelm_nemo.checkpoint.host_memory import HostMemory
+from xelm_nemo.checkpoint.iterations import iteration_folder, iteration_folders
 from xelm_nemo.checkpoint.lazy import DTYPES
 from xelm_nemo.checkpoint.pickles import check_pickles
 from xelm_nemo.checkpoint.saving import Plan, Save, room_on_disk
@@ -29,7 +29,6 @@ from xelm_nemo.model.gpt import DecoderModel, build_model
 # The one format that Megatron does not call deprecated and that any layout can load.
 _OPTIMIZER_FORMAT = {"distrib_optim_sharding_type": "fully_reshardable"}
 _SLACK = 1 << 14  # bytes a parameter: ten tensors, each from a round address on
-_ITERATION_FOLDER = re.compile(r"iter_(\d+)")
 
 writer.use_threads()
 
@@ -127,8 +126,7 @@ class Checkpoints:
 
     def iterations(self) -> list[int]:
         """The iterations that have a whole checkpoint, ascending."""
-        matches = (_ITERATION_FOLDER.fullmatch(path.name) for path in self._folder.glob("iter_*"))
-        return sorted(int(match[1]) for match in matches if match)
+        return list(iteration_folders(self._folder))
 
     def expect(self, model: DecoderModel) -> None:
         """Begin to make the memory ready that a copy will take, beside the first steps.
@@ -222,7 +220,7 @@ class Checkpoints:
         return iterations[-1]
 
     def _path(self, iteration: int) -> Path:
-        return self._folder / f"iter_{iteration:07d}"
+        return iteration_folder(self._folder, iteration)
 
     @staticmethod
     def _state(model: DecoderModel, optimizer: Any, *, loading: bool) -> dict[str, Any]:

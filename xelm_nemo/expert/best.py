@@ -15,6 +15,7 @@ import torch.distributed as dist
 from xelm_nemo import artifacts, parallel
 from xelm_nemo.checkpoint import store
 from xelm_nemo.checkpoint.facts import ModelFacts
+from xelm_nemo.checkpoint.iterations import iteration_folder, iteration_folders
 from xelm_nemo.expert.job import BEST, TrainJob
 from xelm_nemo.files import remove
 from xelm_nemo.model.gpt import DecoderModel
@@ -50,7 +51,7 @@ class Best:
             facts: of the model.
             before_naming: called on rank 0 when all is written.
         """
-        self._lowest, path = loss, self._folder / f"iter_{facts.iteration:07d}"
+        self._lowest, path = loss, iteration_folder(self._folder, facts.iteration)
         recipe = self._job.recipe()
         settings = {**recipe.settings, "iteration": facts.iteration, _LOSS: loss}
         recipe = dataclasses.replace(recipe, settings=settings)
@@ -63,4 +64,4 @@ class Best:
         log.info("%s: the lowest validation loss so far; the weights are in %s", self._job.name, path)
 
     def _whole(self) -> list[Path]:
-        return [path for path in self._folder.glob("iter_*") if (path / artifacts.MANIFEST).is_file()]
+        return list(iteration_folders(self._folder).values())

@@ -1,10 +1,12 @@
 """Whether the disk holds the checkpoints of what is to be trained: said before the first step."""
 
+import itertools
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from xelm_nemo.checkpoint.facts import load_facts
+from xelm_nemo.checkpoint.iterations import iteration_folders
 from xelm_nemo.errors import ConfigError
 from xelm_nemo.expert.job import BEST, CHECKPOINTS, TrainJob
 from xelm_nemo.files import size_of
@@ -48,8 +50,8 @@ def needed_bytes(jobs: Sequence[TrainJob], *, at_once: int) -> int:
         state, model = parameters * STATE_BYTES[job.dtype], parameters * MODEL_BYTES[job.dtype]
         best = model if job.keep_best else 0
         # What a killed save has left is no state that will be replaced, but deleted by the next one.
-        whole = [path for name in (CHECKPOINTS, BEST) for path in (Path(job.folder) / name).glob("iter_*")]
-        there = sum(map(size_of, whole))
+        whole = (iteration_folders(Path(job.folder) / name).values() for name in (CHECKPOINTS, BEST))
+        there = sum(map(size_of, itertools.chain.from_iterable(whole)))
         # A new state is whole before an old one goes, and so are the best weights.
         most = min(job.keep_last + 1, _num_saves(job)) * state + 2 * best + model - there
         kept = min(job.keep_last, _num_saves(job)) if job.keep_optimizer else 0

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from xelm_nemo import lock
+from xelm_nemo.checkpoint.iterations import iteration_folders
 from xelm_nemo.config.compose import from_yaml
 from xelm_nemo.errors import RunFolderError
 from xelm_nemo.expert.job import CHECKPOINTS, TrainJob
@@ -144,7 +145,7 @@ def _ended(own: State) -> tuple[str, str]:
 
 def _age(checkpoints: Path) -> float | None:
     times = []
-    for path in checkpoints.glob("iter_*"):
+    for path in iteration_folders(checkpoints).values():
         with contextlib.suppress(FileNotFoundError):  # the oldest goes when a new one is there
             times.append(path.stat().st_mtime)
     return round(max(0.0, time.time() - max(times)), 1) if times else None

@@ -71,6 +71,12 @@ def test_a_continuation_beyond_the_context_is_refused(opened):
         scored(opened, [([2], [5] * 65)])
 
 
+def test_nothing_is_certain_to_follow(opened):
+    (first, *_), pair = encoded(opened), ([2, 5], [6, 7])
+    assert score_continuations(opened, [(first, []), pair], batch_tokens=100)[0] == (0.0, True)
+    assert scored(opened, [(first, []), pair])[1] == pytest.approx(scored(opened, [pair])[0], abs=1e-6)
+
+
 def test_a_single_model_opens_as_a_mixture_of_itself(root):
     from transformers import AutoModelForCausalLM
 

@@ -52,6 +52,7 @@ AT_LEAST = {
     "evaluation.batch_tokens": 1,
     "evaluation.stride": 1,
     "evaluation.bootstrap_samples": 1,
+    "evaluation.num_fewshot": 0,
     "launch.max_parallel": 1,
     "launch.threads": 1,
     "launch.slurm.time": 1,

@@ -28,7 +28,7 @@ def score_continuations(
 
     Args:
         opened: the model.
-        pairs: contexts and continuations, each of one token or more.
+        pairs: contexts, of one token or more, and continuations; an empty one is certain.
         batch_tokens: of a forward pass, padding included.
         batch_size: the most texts of a forward pass.
 
@@ -43,12 +43,13 @@ def score_continuations(
             f"a continuation of {longest} tokens does not fit the context of {opened.context}; leave "
             "it out of the task's data."
         )
-    rows = [[*context, *continuation][-(opened.context + 1) :] for context, continuation in pairs]
-    found: dict[int, tuple[float, bool]] = {}
+    wanted = [n for n, (_, continuation) in enumerate(pairs) if continuation]
+    rows = [[*pairs[n][0], *pairs[n][1]][-(opened.context + 1) :] for n in wanted]
+    found = dict.fromkeys(range(len(pairs)), (0.0, True))
     for batch in batches([len(row) - 1 for row in rows], batch_tokens, batch_size):
         encoded = left_padded([rows[n][:-1] for n in batch], opened)
-        scores = _score(opened, encoded, [pairs[n][1] for n in batch])
-        found |= dict(zip(batch, scores, strict=True))
+        scores = _score(opened, encoded, [pairs[wanted[n]][1] for n in batch])
+        found |= dict(zip([wanted[n] for n in batch], scores, strict=True))
     return [found[n] for n in range(len(pairs))]
 
 

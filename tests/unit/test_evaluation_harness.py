@@ -81,6 +81,19 @@ def test_the_number_of_experts_and_the_temperature_change_the_mixture(root):
     assert len(outcomes) == 3
 
 
+def test_options_may_be_mixed_by_sequence(root):
+    asked = requests("loglikelihood", PAIRS)
+    model = XelmLM(root / "set", mixing="sequence", temperature=1.0, experts_per_token=1)
+    alone = [XelmLM(root / name).loglikelihood(asked, disable_tqdm=True) for name in ("expert0", "expert1")]
+    found = model.loglikelihood(asked, disable_tqdm=True)
+    for (nats, greedy), *of_experts in zip(found, *alone, strict=True):
+        assert not greedy and nats < max(nats for nats, _ in of_experts)  # the weight of one is not 1
+    with pytest.raises(
+        ConfigError, match=r"mixing='logits' is not known; use one of \['tokens', 'sequence'\]"
+    ):
+        XelmLM(root / "set", mixing="logits")
+
+
 def test_a_prompt_without_room_is_refused(root):
     asked = requests("generate_until", [("human", {"until": [], "max_gen_toks": 64})])
     with pytest.raises(ConfigError, match="max_gen_toks=64 leaves no room for a prompt in the context of 64"):
@@ -88,5 +101,6 @@ def test_a_prompt_without_room_is_refused(root):
 
 
 def test_the_harness_knows_the_model_by_name(root):
-    model = get_model("xelm").create_from_arg_string(f"pretrained={root / 'set'}", {"batch_size": 1})
+    passed = {"batch_size": 1, "max_batch_size": None, "device": "cuda:0"}  # as its command does everywhere
+    model = get_model("xelm").create_from_arg_string(f"pretrained={root / 'set'},dtype=float32", passed)
     assert model.max_length == 64

@@ -3,11 +3,14 @@
 import pytest
 import torch
 
-from tests.helpers.exported import TEXTS, evaluations_log_prob, export_two
+from tests.helpers.exported import ROUTER, TEXTS, evaluations_log_prob, export_two
+from xelm_nemo.clustering.clusterer import Clusterer
+from xelm_nemo.clustering.kmeans import squared_distances
 from xelm_nemo.errors import ArtifactError, ConfigError
 from xelm_nemo.generation import continuations
-from xelm_nemo.generation.continuations import batches, continue_texts, score_continuations
+from xelm_nemo.generation.continuations import batches, continue_texts, score_continuations, score_sequences
 from xelm_nemo.generation.opened import open_model
+from xelm_nemo.router.weights import router_log_weights
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +89,24 @@ def test_a_single_model_opens_as_a_mixture_of_itself(root):
         logits = AutoModelForCausalLM.from_pretrained(root / "expert0")(torch.tensor([ids[:-1]])).logits[0]
     log_p = torch.log_softmax(logits.double(), -1).gather(-1, torch.tensor(ids[1:])[:, None])[:, 0]
     assert scored(opened, [(ids[:4], ids[4:])]) == pytest.approx([log_p[3:].sum().item()], abs=1e-5)
+
+
+@pytest.mark.parametrize("top_k", [None, 1])
+def test_sequences_are_mixed_once_by_the_weights_of_their_context(root, opened, top_k):
+    pairs = [(ids[:5], ids[5:]) for ids in encoded(opened)[:3]]
+    alone = [scored(open_model(root / name), pairs) for name in ("expert0", "expert1")]
+    clusterer = Clusterer.load(root / "clusterer")
+    expected = []
+    for n, (context, _) in enumerate(pairs):
+        text = opened.tokenizer.decode(context, skip_special_tokens=True)
+        distance = squared_distances(clusterer.features.transform([text]), clusterer.centroids)
+        log_w = router_log_weights(torch.from_numpy(distance), temperature=ROUTER.temperature)[0]
+        mixed = [alone[e][n] + log_w[e].item() for e in range(2)]
+        best = int(log_w.argmax())
+        expected.append(mixed[best] if top_k else torch.tensor(mixed).logsumexp(0).item())
+    before = scored(opened, pairs)
+    assert score_sequences(opened, pairs, top_k=top_k, batch_tokens=100) == pytest.approx(expected, abs=1e-4)
+    assert scored(opened, pairs) == pytest.approx(before, abs=1e-6)
 
 
 def test_texts_end_before_the_first_stop(opened):

@@ -16,7 +16,14 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from xelm_nemo.errors import ConfigError
-from xelm_nemo.generation.continuations import batches, continue_texts, score_continuations
+from xelm_nemo.evaluation.config import TASK_MIXINGS
+from xelm_nemo.generation.continuations import (
+    Pair,
+    batches,
+    continue_texts,
+    score_continuations,
+    score_sequences,
+)
 from xelm_nemo.generation.opened import open_model
 
 _NEW_TOKENS = 256  # lm_eval's own default
@@ -38,6 +45,7 @@ class XelmLM(TemplateLM):
         batch_tokens: int = 16384,
         experts_per_token: int | None = None,
         temperature: float | None = None,
+        mixing: str = "tokens",
         dtype: str = "auto",
         device: str | None = None,
         **_: Any,
@@ -50,17 +58,22 @@ class XelmLM(TemplateLM):
             batch_tokens: tokens of a forward pass, padding included.
             experts_per_token: how many experts the router keeps; None leaves it to the set.
             temperature: of the router; None leaves it to the set.
+            mixing: "tokens", or of options "sequence": c-BTM's, for which its temperature is 1.
             dtype: of the weights; "auto" takes the files'.
-            device: such as "cuda:1"; None takes all GPUs, or the CPU where there is none.
+            device: such as "cuda:1"; None takes all GPUs. Where there is no GPU it is the CPU.
             **_: what lm_eval passes to every model, such as `max_batch_size`.
 
         Raises:
             ArtifactError: there is no exported model, or the set is not whole.
+            ConfigError: the way of mixing is not known.
         """
         super().__init__()
+        if mixing not in TASK_MIXINGS:
+            raise ConfigError(f"mixing={mixing!r} is not known; use one of {list(TASK_MIXINGS)}.")
+        self._sequence_top_k, self._mixing = experts_per_token, mixing
         self._opened = open_model(
             Path(pretrained),
-            experts_per_token=experts_per_token,
+            experts_per_token=experts_per_token if mixing == "tokens" else None,
             temperature=temperature,
             dtype=dtype,
             device=device,
@@ -95,6 +108,18 @@ class XelmLM(TemplateLM):
         self, requests: Sequence[tuple[Any, list[int], list[int]]], **_: Any
     ) -> list[tuple[float, bool]]:
         pairs = [(context, continuation) for _, context, continuation in requests]
+        if self._mixing == "tokens":
+            return self._by_tokens(pairs)
+        nats = score_sequences(
+            self._opened,
+            pairs,
+            top_k=self._sequence_top_k,
+            batch_tokens=self._batch_tokens,
+            batch_size=self._batch_size,
+        )
+        return [(each, False) for each in nats]  # a sequence has no likeliest tokens
+
+    def _by_tokens(self, pairs: Sequence[Pair]) -> list[tuple[float, bool]]:
         return score_continuations(
             self._opened, pairs, batch_tokens=self._batch_tokens, batch_size=self._batch_size
         )
@@ -105,9 +130,9 @@ class XelmLM(TemplateLM):
         for owner, request in enumerate(requests):
             for window in self._windows(request.args[0]):
                 owners.append(owner)
-                windows.append((None, *window))
+                windows.append(window)
         totals = [0.0] * len(requests)
-        for owner, (nats, _) in zip(owners, self._loglikelihood_tokens(windows), strict=True):
+        for owner, (nats, _) in zip(owners, self._by_tokens(windows), strict=True):
             totals[owner] += nats
         return totals
 

@@ -74,11 +74,16 @@ def _run_seeds(
     for seed in seeds_of(config):
         path = folder / f"{model.name.replace(' ', '_')}-seed{seed}.json"
         how = [model.fingerprint, config.num_fewshot, seed, config.max_docs, lm_eval.__version__]
+        how += [config.task_mixing, config.task_temperature]
         keys = {task.name: fingerprint([*how, task.stamp()]) for task in tasks}
         known: Found = read_json(path) if path.is_file() else {}
         if missing := [task for task in tasks if keys[task.name] not in known]:
             lm = lm or XelmLM(
-                model.folder, batch_tokens=config.batch_tokens, experts_per_token=model.experts_per_token
+                model.folder,
+                batch_tokens=config.batch_tokens,
+                experts_per_token=model.experts_per_token,
+                temperature=config.task_temperature,
+                mixing=config.task_mixing,
             )
             known |= {keys[name]: scores for name, scores in _run(missing, lm, config, seed).items()}
             write_json(path, known)

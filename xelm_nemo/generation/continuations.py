@@ -1,6 +1,7 @@
 """What a mixture says of given continuations, and how it continues texts itself, many at a time.
 
-Shape letters: B texts of a batch, S tokens, P tokens to predict (the last ones), C a piece of these.
+Shape letters: B texts of a batch, S tokens, P tokens to predict (the last ones), C a piece of these,
+N pairs, E experts.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,9 +11,11 @@ import torch
 from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 
+from xelm_nemo.ensemble.options import sequence_scores
 from xelm_nemo.errors import ConfigError
 from xelm_nemo.generation.cache import MixtureCache
 from xelm_nemo.generation.opened import Opened
+from xelm_nemo.generation.routing import FixedRouting
 
 Pair = tuple[Sequence[int], Sequence[int]]  # context and continuation, token ids
 _LOGITS_AT_ONCE = 1 << 28  # 1 GiB in float32, all experts together
@@ -51,6 +54,45 @@ def score_continuations(
         scores = _score(opened, encoded, [pairs[wanted[n]][1] for n in batch])
         found |= dict(zip([wanted[n] for n in batch], scores, strict=True))
     return [found[n] for n in range(len(pairs))]
+
+
+def score_sequences(
+    opened: Opened,
+    pairs: Sequence[Pair],
+    *,
+    top_k: int | None,
+    batch_tokens: int,
+    batch_size: int | None = None,
+) -> list[float]:
+    """Log-probability of each continuation, the experts mixed once, by their weights for its context (c-BTM).
+
+    Args:
+        opened: the model, whose router keeps all experts.
+        pairs: contexts and continuations.
+        top_k: weights kept, without renormalising; None keeps all.
+        batch_tokens: of a forward pass, padding included.
+        batch_size: the most texts of a forward pass.
+
+    Returns:
+        nats for each pair.
+    """
+    model = opened.model
+    routing, experts = model.routing, range(len(model.experts))
+    # Weights lag by one token: those for the whole context serve the second token after it.
+    log_w_NE = [routing.log_weights([*context, context[-1]], len(context))[0] for context, _ in pairs]
+    log_p_EN = []
+    try:
+        for expert in experts:
+            model.routing = FixedRouting([float(expert == other) for other in experts], top_k=None)
+            scores = score_continuations(opened, pairs, batch_tokens=batch_tokens, batch_size=batch_size)
+            log_p_EN.append([nats for nats, _ in scores])
+    finally:
+        model.routing = routing
+    log_p_NE1 = torch.tensor(log_p_EN, dtype=torch.float64).T[..., None]
+    return [
+        float(sequence_scores(log_p_E1, log_w_E, top_k))
+        for log_p_E1, log_w_E in zip(log_p_NE1, log_w_NE, strict=True)
+    ]
 
 
 def continue_texts(

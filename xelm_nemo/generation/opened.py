@@ -58,7 +58,7 @@ def open_model(
         experts_per_token: how many experts the router keeps; None leaves it to the set.
         temperature: of the router; None leaves it to the set.
         dtype: of the weights, such as "float32"; "auto" takes the files'.
-        device: where to run, such as "cuda:1"; None takes all GPUs, or the CPU where there is none.
+        device: where to run, such as "cuda:1"; None takes all GPUs. Where there is no GPU it is the CPU.
 
     Raises:
         ArtifactError: there is no model, or the set is not whole.
@@ -78,8 +78,10 @@ def open_model(
         model = XelmForCausalLM.from_pretrained(folder, config=config, dtype=dtype)
     else:
         model = _alone(folder, config, dtype)
-    everywhere = [torch.device("cuda", n) for n in range(devices.count())] or [torch.device("cpu")]
-    places = everywhere if device is None else [torch.device(device)]
+    places = [torch.device("cuda", n) for n in range(devices.count())]
+    if places and device is not None:
+        places = [torch.device(device)]
+    places = places or [torch.device("cpu")]  # lm_eval asks for "cuda:0" wherever it runs
     model.place(places)
     return Opened(model, load_tokenizer(folder), places[0])
 

@@ -76,13 +76,16 @@ def _can_route(run: Run) -> bool:
 
 def _weighing(run: Run) -> str:
     """How the experts are weighed, in a sentence."""
-    router = run.config.router
+    router, config = run.config.router, run.config.evaluation
     if not _can_route(run):
         return "All experts weigh alike, for the clusterer places no texts."
-    return (
-        f"Experts are weighed anew at every token by the router (rule {router.rule}, temperature "
-        f"{router.temperature:g}); top-k keeps k of them."
-    )
+    temperature = router.temperature if config.task_temperature is None else config.task_temperature
+    by_router = f"by the router (rule {router.rule}, temperature {temperature:g})"
+    if config.task_mixing == "sequence":
+        return (
+            f"Experts are mixed once an option, weighed by its prompt {by_router}; top-k leaves out the rest."
+        )
+    return f"Experts are weighed anew at every token {by_router}; top-k keeps k of them."
 
 
 def _models(run: Run) -> "list[TaskModel]":

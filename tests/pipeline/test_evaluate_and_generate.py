@@ -74,7 +74,7 @@ def test_tasks_are_run_on_the_experts_and_reported(finished, tmp_path):
     shutil.copytree(finished, folder)
     wanted = ["tasks=[xnli_de,ag_news]", "evaluation.task_data=sample", "evaluation.num_fewshot=1"]
     screen = run_well("evaluate", *SMALL, f"output={folder}", *wanted)
-    assert "xnli_de" in screen and "1 demonstrations, seeds 42" in " ".join(screen.split())
+    assert "xnli_de" in screen and "demonstrations: 1, seeds 42" in " ".join(screen.split())
     found = results(folder)
     assert {"dataset", "result_ppl", "result_prior"} <= found.keys()
     scores = found["tasks"]["scores"]

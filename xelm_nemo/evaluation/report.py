@@ -36,7 +36,11 @@ def write_report(
         parts += [f"![{plot.stem.replace('_', ' ')}]({plot.relative_to(path.parent)})" for plot in of_subset]
     if tasks is not None:
         header, *rows = task_rows(tasks)
-        parts += ["# Tasks", tasks_note(tasks), _table(header, rows)]
+        parts += [
+            "# Tasks",
+            f"{tasks_note(tasks)} ± is the standard error over the examples.",
+            _table(header, rows),
+        ]
     write_atomic(path, "\n\n".join(parts) + "\n")
 
 

@@ -67,14 +67,19 @@ class TaskResults:
         return cls(value["settings"], scores)
 
 
-def task_rows(results: TaskResults) -> list[list[str]]:
-    """A table: its heading, a row a task and metric, and the mean of each family with several tasks."""
+def task_rows(results: TaskResults, *, errors: bool = True) -> list[list[str]]:
+    """A table: its heading, a row a task and metric, and the mean of each family with several tasks.
+
+    Args:
+        results: what to show.
+        errors: whether with standard errors.
+    """
     rows = [["task", "examples", "metric", *results.models]]
     by_row: dict[tuple[str, str], list[TaskScore]] = {}
     for score in results.scores:
         by_row.setdefault((score.task, score.metric), []).append(score)
     for (task, metric), scores in by_row.items():
-        rows.append([task, f"{scores[0].num_examples:,}", metric, *_cells(scores)])
+        rows.append([task, f"{scores[0].num_examples:,}", metric, *_cells(scores, errors)])
     families: dict[tuple[str, str], list[list[TaskScore]]] = {}
     for (task, metric), scores in by_row.items():
         families.setdefault((str(family_of(task)), metric), []).append(scores)
@@ -89,29 +94,28 @@ def tasks_note(results: TaskResults) -> str:
     """How these figures came about."""
     settings = results.settings
     shots, seeds = settings["num_fewshot"], settings["fewshot_seeds"]
-    shown = f"{shots} demonstrations, seeds {', '.join(map(str, seeds))}" if shots else "no demonstrations"
+    shown = f"demonstrations: {shots}, seeds {', '.join(map(str, seeds))}" if shots else "no demonstrations"
     sample = " The data is the package's sample, which measures nothing." if settings["is_sample"] else ""
-    return (
-        f"Per cent, with the standard error over the examples; {shown}. {settings['mixing']} "
-        f"lm-evaluation-harness {settings['lm_eval']}.{sample}"
-    )
+    return f"Per cent; {shown}. {settings['mixing']} lm-evaluation-harness {settings['lm_eval']}.{sample}"
 
 
 def print_tasks(results: TaskResults, console: Console | None = None) -> None:
     """Show the table, on standard output unless a console is given."""
     console = console or Console()
-    header, *rows = task_rows(results)
+    header, *rows = task_rows(results, errors=False)  # a terminal is narrow
     table = Table(title="Tasks")
-    for name in header:
-        table.add_column(name, no_wrap=True)
+    table.add_column(header[0], no_wrap=True)
+    for name in header[1:]:
+        table.add_column(name, justify="right")
     for row in rows:
         table.add_row(*row)
     console.print(table)
     console.print(tasks_note(results), highlight=False)
 
 
-def _cells(scores: Sequence[TaskScore]) -> list[str]:
+def _cells(scores: Sequence[TaskScore], errors: bool) -> list[str]:
     return [
-        f"{100 * score.value:.1f}" + ("" if score.stderr is None else f" ± {100 * score.stderr:.1f}")
+        f"{100 * score.value:.1f}"
+        + (f" ± {100 * score.stderr:.1f}" if errors and score.stderr is not None else "")
         for score in scores
     ]

@@ -63,6 +63,8 @@ REQUIREMENTS = [
     "transformers>=4.57,<5",
     "triton>=3.2; platform_system == 'Linux'",  # elsewhere the kernels' plain torch definitions run
 ]
+# lm_eval 0.4.13 does not look for it yet; its later versions do.
+ENTRY_POINTS = {"lm_eval.models": ["xelm = xelm_nemo.evaluation.harness:XelmLM"]}
 EXTRAS = {
     "gpu": ["transformer-engine[pytorch]>=2.9"],
     # NeMo 2.7.3 leaves these open or out, and does not import with their newest versions.
@@ -81,10 +83,11 @@ EXTRAS = {
         "transformers~=4.57",
     ],
     "typology": ["lang2vec>=1.1.2"],  # its data alone, for languages beyond the package's 68
-    "eval": ["lm_eval>=0.4.9"],
+    "eval": ["lm_eval>=0.4.13,<0.5"],
     "parquet": ["pyarrow<21"],
     "dev": [
         "codespell",
+        "lm_eval[hf]>=0.4.13,<0.5",  # with its own model for Hugging Face folders, a peer in tests
         "mypy",
         "pre-commit",
         "pyarrow<21",
@@ -152,6 +155,7 @@ setup(
     package_data=PACKAGE_DATA,
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
+    entry_points=ENTRY_POINTS,
     ext_modules=[EXTENSION],
     cmdclass={"build_ext": BuildExtension},
     zip_safe=False,

@@ -68,6 +68,25 @@ def test_subsets_and_temperatures_are_measured_in_one_pass(finished, tmp_path):
     assert (folder / "evaluation/valid/perplexity_by_language.png").is_file()
 
 
+def test_tasks_are_run_on_the_experts_and_reported(finished, tmp_path):
+    pytest.importorskip("lm_eval", reason="lm_eval is not installed: pip install 'xelm_nemo[eval]'")
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    wanted = ["tasks=[xnli_de,ag_news]", "evaluation.task_data=sample", "evaluation.num_fewshot=1"]
+    screen = run_well("evaluate", *SMALL, f"output={folder}", *wanted)
+    assert "xnli_de" in screen and "demonstrations: 1, seeds 42" in " ".join(screen.split())
+    found = results(folder)
+    assert {"dataset", "result_ppl", "result_prior"} <= found.keys()
+    scores = found["tasks"]["scores"]
+    assert {(score["task"], score["model"]) for score in scores} == {
+        (task, model) for task in ("xnli_de", "ag_news") for model in ("dense", "ensemble", "ensemble top-1")
+    }
+    assert all(0 <= score["value"] <= 1 for score in scores)
+    report = (folder / "evaluation/report.md").read_text()
+    assert "# Tasks" in report and "rule upstream, temperature 0.1" in report
+    assert nats(folder) == nats(finished)
+
+
 def test_the_experts_that_there_are_can_be_evaluated(finished, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)

@@ -24,8 +24,8 @@ FLOORS = [
     {"corpus", "clustering", "model", "rounds", "launch"},
     {"shards", "checkpoint", "router"},
     {"expert", "ensemble", "merge", "nemo"},
-    {"evaluation", "generation"},
-    {"config"},
+    {"generation"},
+    {"config", "evaluation"},
     {"stages", "bench"},
     ENTRY_POINTS,
 ]

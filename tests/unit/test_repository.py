@@ -191,7 +191,8 @@ def test_plain_installation_finds_kernels_configs_data_and_extension_from_anothe
         "import xelm_nemo, xelm_nemo._csrc, xelm_kernels.ensemble_log_prob as kernel\n"
         "print(xelm_nemo.__file__, xelm_nemo._csrc.__file__, kernel.__file__,\n"
         "      find_spec('xelm_configs').submodule_search_locations[0] + '/experiment/udhr.yaml',\n"
-        "      files('xelm_nemo') / 'data/udhr/udhr.jsonl', sep='\\n')\n"
+        "      files('xelm_nemo') / 'data/udhr/udhr.jsonl', files('xelm_nemo') / 'data/tasks/xnli.yaml',\n"
+        "      files('xelm_nemo') / 'data/tasks/sample/xnli_de/test.jsonl', sep='\\n')\n"
     )
     environment = {"PYTHONPATH": str(target), "PATH": "/usr/bin:/bin"}
     command = [sys.executable, "-c", program]
@@ -200,6 +201,8 @@ def test_plain_installation_finds_kernels_configs_data_and_extension_from_anothe
     for line in run.stdout.splitlines():
         assert Path(line).is_relative_to(target)
         assert Path(line).exists()
+    (declared,) = target.glob("xelm_nemo-*.dist-info/entry_points.txt")
+    assert "[lm_eval.models]\nxelm = xelm_nemo.evaluation.harness:XelmLM" in declared.read_text()
 
 
 @pytest.mark.parametrize("module", ["xelm_nemo", "xelm_kernels", "xelm_configs"])

@@ -5,7 +5,7 @@ import math
 from xelm_nemo.config.schema import RunConfig
 from xelm_nemo.config.values import choice_problems, number_problems
 from xelm_nemo.errors import ConfigError
-from xelm_nemo.evaluation.config import rule_problems
+from xelm_nemo.evaluation.config import rule_problems, task_problems
 from xelm_nemo.model.config import fp8_problems, layout_problems
 
 SHIPPED_SPLITS = ("train", "valid", "test")
@@ -35,6 +35,7 @@ def check(config: RunConfig) -> None:
         *_nodes(config),
         *(_sizes(config) if config.seed_model.source == "random" else []),
         *rule_problems(config.evaluation, can_route=config.clustering.method == "tfidf"),
+        *task_problems(config.tasks, config.evaluation),
     ]
     _refuse([*problems, *choice_problems(config)])
 

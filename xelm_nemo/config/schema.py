@@ -24,6 +24,7 @@ FREE_KEYS = (
     "parallel",
     "checkpoint",
     "evaluation",
+    "tasks",
     "router",
     "corpus.test_split",
     "corpus.on_bad_line",  # a corpus that was read without an error has nothing to skip
@@ -58,6 +59,9 @@ class RunConfig:
     dense: DenseConfig = field(default_factory=DenseConfig)
     router: RouterConfig = field(default_factory=RouterConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    tasks: list[str] = field(
+        default_factory=list
+    )  # what `evaluate` runs lm-evaluation-harness on, as xnli_de
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     finish_with: list[str] = field(default_factory=list)  # stages that follow training: evaluate, export
     wait: bool = True  # with launch=slurm: until the jobs have ended; false returns once they are submitted

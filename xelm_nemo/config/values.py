@@ -6,6 +6,7 @@ from operator import attrgetter
 from typing import Any
 
 from xelm_nemo.config.schema import RunConfig
+from xelm_nemo.evaluation.config import TASK_MIXINGS
 from xelm_nemo.launch.config import STOP_SIGNALS
 from xelm_nemo.model.config import ACTIVATIONS, ARCHITECTURES
 
@@ -52,6 +53,7 @@ AT_LEAST = {
     "evaluation.batch_tokens": 1,
     "evaluation.stride": 1,
     "evaluation.bootstrap_samples": 1,
+    "evaluation.num_fewshot": 0,
     "launch.max_parallel": 1,
     "launch.threads": 1,
     "launch.slurm.time": 1,
@@ -65,7 +67,13 @@ AT_LEAST = {
 }
 ABOVE_ZERO = (
     *("optim.lr", "optim.adam_eps", "seed_model.lr", "dense.lr"),
-    *("launch.step_timeout", "router.temperature", "model.layernorm_epsilon", "model.init_method_std"),
+    *(
+        "launch.step_timeout",
+        "router.temperature",
+        "evaluation.task_temperature",
+        "model.layernorm_epsilon",
+        "model.init_method_std",
+    ),
 )
 UP_TO_ONE = ("router.cluster_ratio",)
 BELOW_ONE = ("model.hidden_dropout", "model.attention_dropout", "optim.adam_beta1", "optim.adam_beta2")
@@ -82,6 +90,7 @@ CHOICES = {
     "precision.fp8.recipe": (None, "delayed", "tensorwise", "blockwise"),
     "parallel.recompute_granularity": (None, "selective", "full"),
     "seed_model.source": ("hf", "metaseq", "nemo", "random"),
+    "evaluation.task_mixing": TASK_MIXINGS,
     "router.rule": ("upstream", "paper"),
     "launch.name": ("local", "slurm"),
 }

@@ -1,11 +1,21 @@
 """Settings of evaluation."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 RULES = ("clustering", "uniform", "random", "top1_language", "product_of_experts", "bayes")
 TEXT_RULES = ("clustering", "product_of_experts")  # these need the router, hence a tf-idf clusterer
 SPREAD_RULES = ("clustering", "random", "product_of_experts")  # the router's temperature shapes their weights
+
+# Families of tasks, and whether there is one for each language, as xnli_de: X-ELM's three and c-BTM's six.
+TASKS = {
+    **dict.fromkeys(("xnli", "xstorycloze", "word_translation"), True),
+    **dict.fromkeys(("ag_news", "amazon_polarity", "dbpedia_14", "financial_phrasebank"), False),
+    **dict.fromkeys(("glue-sst2", "tweet_eval-offensive"), False),
+}
+TASK_MIXINGS = ("tokens", "sequence")
+SAMPLE = "sample"  # evaluation.task_data: the few rows that come with the package
 
 
 @dataclass(frozen=True)
@@ -29,6 +39,37 @@ class EvaluationConfig:
     stride: int | None = None
     bootstrap_samples: int = 1000  # resamplings of the documents behind each 95 % interval
     seed: int = 1234  # of the resampling, and of the rule "random"
+    # The settings of `tasks`: a folder of <task>/{test,train}.jsonl, or "sample".
+    task_data: str | None = None
+    num_fewshot: int = 0  # demonstrations before each example; c-BTM: 8, X-ELM: 0, 1, 4 or 8
+    fewshot_seeds: list[int] = field(default_factory=lambda: [42])  # a run for each choice of demonstrations
+    demo_lang: str | None = None  # the demonstrations' language; None: the task's own
+    task_mixing: str = "tokens"  # as elsewhere; "sequence": each option once, by the prompt, as c-BTM
+    task_temperature: float | None = None  # of the router; None: router.temperature; c-BTM's sequences: 1
+
+
+def family_of(task: str) -> str | None:
+    """The family of a task such as "xnli_de"; None where there is no such task."""
+    if task in TASKS:
+        return task
+    family, _, language = task.rpartition("_")
+    return family if language and TASKS.get(family) else None
+
+
+def task_problems(tasks: Sequence[str], config: EvaluationConfig) -> list[str]:
+    """Why these tasks cannot be run, as far as settings say."""
+    problems = []
+    if unknown := [task for task in tasks if family_of(task) is None]:
+        named = [f"{family}[_<language>]" if by_lang else family for family, by_lang in TASKS.items()]
+        problems.append(f"tasks={unknown} are not known; use some of {', '.join(named)}")
+    if tasks and config.task_data is None:
+        problems.append(
+            "evaluation.task_data is not set, and tasks need data; give a folder of <task>/test.jsonl, or "
+            "evaluation.task_data=sample for the few rows that come with the package"
+        )
+    if not config.fewshot_seeds:
+        problems.append("evaluation.fewshot_seeds=[] draws no demonstrations; use for example [42]")
+    return problems
 
 
 def rule_problems(config: EvaluationConfig, *, can_route: bool) -> list[str]:

@@ -8,24 +8,39 @@ from rich.console import Console
 from rich.table import Table
 
 from xelm_nemo.evaluation.result import EvaluationResult, ModelResult, Score
+from xelm_nemo.evaluation.task_scores import TaskResults, task_rows, tasks_note
 from xelm_nemo.files import write_atomic
 
 Group = TypeVar("Group", str, int)
 _RIGHT, _LEFT = "---:", ":---"
 
 
-def write_report(path: Path, results: Sequence[EvaluationResult], *, plots: Sequence[Sequence[Path]]) -> None:
+def write_report(
+    path: Path,
+    results: Sequence[EvaluationResult],
+    *,
+    plots: Sequence[Sequence[Path]],
+    tasks: TaskResults | None = None,
+) -> None:
     """Write report.md.
 
     Args:
         path: the file to write.
         results: what to report, a subset each.
         plots: for each subset the pictures to show at its end; they lie beside the report or below it.
+        tasks: what tasks gave, for a section of its own.
     """
     parts = []
     for result, of_subset in zip(results, plots, strict=True):
         parts.append(report_markdown(result))
         parts += [f"![{plot.stem.replace('_', ' ')}]({plot.relative_to(path.parent)})" for plot in of_subset]
+    if tasks is not None:
+        header, *rows = task_rows(tasks)
+        parts += [
+            "# Tasks",
+            f"{tasks_note(tasks)} ± is the standard error over the examples.",
+            _table(header, rows),
+        ]
     write_atomic(path, "\n\n".join(parts) + "\n")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from xelm_nemo.evaluation.task_scores import TaskResults
 from xelm_nemo.files import read_json, write_json
 
 
@@ -129,14 +130,16 @@ class EvaluationResult:
         return sorted(self.headline.by_cluster)
 
 
-def write_results(path: Path, results: Sequence[EvaluationResult]) -> None:
+def write_results(path: Path, results: Sequence[EvaluationResult], tasks: TaskResults | None = None) -> None:
     """Write result.json: upstream's three keys, everything about the first subset, then the other subsets.
 
     `dataset`, `result_ppl` (perplexity of the headline ensemble) and `result_prior` (always null) are
-    what the evaluator of c-BTM and X-ELM writes. Further subsets are a list under `subsets`, each alike.
+    what the evaluator of c-BTM and X-ELM writes. Further subsets are a list under `subsets`, each alike;
+    what tasks gave is under `tasks`.
     """
     first, *others = [_to_json(result) for result in results]
-    write_json(path, first | ({"subsets": others} if others else {}))
+    more = {"subsets": others} if others else {}
+    write_json(path, first | more | ({"tasks": tasks.to_json()} if tasks else {}))
 
 
 def read_results(path: Path) -> list[EvaluationResult]:
@@ -147,6 +150,16 @@ def read_results(path: Path) -> list[EvaluationResult]:
     """
     value = read_json(path)
     return [_from_json(each) for each in (value, *value.get("subsets", []))]
+
+
+def read_task_results(path: Path) -> TaskResults | None:
+    """What tasks gave in the evaluation of a result.json, if any were run.
+
+    Raises:
+        ArtifactError: the file is missing or not JSON.
+    """
+    value = read_json(path).get("tasks")
+    return TaskResults.from_json(value) if value else None
 
 
 def _to_json(result: EvaluationResult) -> dict[str, Any]:

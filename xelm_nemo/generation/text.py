@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 from transformers import TextStreamer
 
-from xelm_nemo import device as devices
-from xelm_nemo.corpus.tokenizer import load_tokenizer
 from xelm_nemo.errors import ConfigError
-from xelm_nemo.generation.model import XelmConfig, XelmForCausalLM
+from xelm_nemo.generation.opened import open_model
 
 
 @dataclass(frozen=True)
@@ -62,14 +60,9 @@ class Writer:
             ConfigError: sampling that cannot work.
         """
         _check(sampling)
-        config = XelmConfig.from_pretrained(folder)
-        if sampling.experts_per_token is not None:
-            config.experts_per_token = sampling.experts_per_token
-        self._sampling, self._tokenizer = sampling, load_tokenizer(folder)
-        self._model = XelmForCausalLM.from_pretrained(folder, config=config, dtype="auto")
-        places = [torch.device("cuda", n) for n in range(devices.count())] or [torch.device("cpu")]
-        self._model.place(places)
-        self._device = places[0]  # where tokens are chosen
+        opened = open_model(folder, experts_per_token=sampling.experts_per_token)
+        self._sampling, self._tokenizer = sampling, opened.tokenizer
+        self._model, self._device = opened.model, opened.device
 
     def write(self, prompts: Sequence[str], *, on_screen: bool = False) -> list[Generated]:
         """Continue every prompt, all in one batch.

@@ -16,13 +16,14 @@ from xelm_nemo.clustering.clusterer import Clusterer
 from xelm_nemo.config.compose import compose
 from xelm_nemo.corpus.tokenizer import encode_document, load_tokenizer
 from xelm_nemo.errors import ConfigError
-from xelm_nemo.evaluation.result import EvaluationResult, read_results, write_results
+from xelm_nemo.evaluation.result import EvaluationResult, read_results, read_task_results, write_results
 from xelm_nemo.files import read_ahead, read_json
 from xelm_nemo.log import METRICS
 from xelm_nemo.stages.cluster import REPORT_JSON, language_experts
 from xelm_nemo.stages.jobs import dense_job, expert_job, finished_models
 from xelm_nemo.stages.run import Run, settled
 from xelm_nemo.stages.stage import Product, stage_of
+from xelm_nemo.stages.tasks import score_tasks, stamps
 from xelm_nemo.stages.train import TRAIN
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ def _recipe(run: Run) -> Recipe:
     }
     settings |= {"subsets": subsets(run), "seq_length": run.sized.seq_length}
     settings |= run.corpus_keys()
+    if config.tasks:
+        settings["tasks"] = stamps(run)
     inputs = {"clusterer": run.clusterer, "clusters": run.clusters}
     inputs |= {f"subset {name}": run.corpus / name for name in subsets(run)}
     return Recipe("evaluation", settings, inputs | _models(run))
@@ -93,8 +96,9 @@ def _evaluate(run: Run, folder: Path) -> None:
     for name, result in zip(subsets(run)[1:], results[1:], strict=True):
         # Loss curves and clusters are the run's, and stand with the first subset.
         plots.append(write_plots(folder / name.replace("/", "_"), result, metrics={}))
-    write_results(folder / RESULT, results)
-    write_report(folder / REPORT_MD, results, plots=plots)
+    tasks = score_tasks(run)
+    write_results(folder / RESULT, results, tasks)
+    write_report(folder / REPORT_MD, results, plots=plots, tasks=tasks)
 
 
 def _score(run: Run) -> list[EvaluationResult]:
@@ -171,9 +175,12 @@ def _load(folder: Path, tensor_model_parallel_size: int) -> Any:
 
 def _show(run: Run) -> None:
     from xelm_nemo.evaluation.report import print_report
+    from xelm_nemo.evaluation.task_scores import print_tasks
 
     for result in read_results(run.evaluation / RESULT):
         print_report(result)
+    if tasks := read_task_results(run.evaluation / RESULT):
+        print_tasks(tasks)
 
 
 EVALUATE = stage_of("evaluate", Product(lambda run: run.evaluation, _recipe, _evaluate), finish=_show)

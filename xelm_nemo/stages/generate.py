@@ -26,17 +26,22 @@ def find_set(source: Path) -> Path:
         raise ArtifactError(
             f"{source} is no exported set and no run; give runs/<name>, or a folder with an exported set."
         )
-    run = Run(dataclasses.replace(from_yaml(source / CONFIG), output=str(source)))
+    return ensemble_set(Run(dataclasses.replace(from_yaml(source / CONFIG), output=str(source))))
+
+
+def ensemble_set(run: Run) -> Path:
+    """`export/ensemble` of a run, made here when it is missing or stale.
+
+    Raises:
+        ArtifactError: the run's experts have not been exported.
+        ConfigError: the experts do not go together.
+    """
     experts = [run.export / f"expert{cluster}" for cluster in range(run.config.clustering.num_clusters)]
     if missing := [expert.name for expert in experts if not expert.is_dir()]:
         raise ArtifactError(
             f"{run.export} lacks {', '.join(missing)}; run `python -m xelm_nemo.export source={run.experts} "
             f"output={run.export}` first."
         )
-    return _make(run, experts)
-
-
-def _make(run: Run, experts: list[Path]) -> Path:
     folder, router = run.export / SET_NAME, run.config.router
     inputs = {expert.name: expert for expert in experts}
     inputs |= {"clusterer": run.clusterer, "tokenizer": run.tokenizer}

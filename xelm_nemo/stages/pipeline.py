@@ -35,12 +35,17 @@ def stages_of(verb: str, config: RunConfig) -> list[Stage]:
     A seed model from elsewhere that is not trained on needs none before it.
     """
     names = [stage.name for stage in BEFORE]
+    # Tasks are run on the models that `export` writes.
+    after = (EXPORT, EVALUATE) if config.tasks else AFTER
+    wanted = {*config.finish_with} if verb == TRAIN.name else {verb}
+    if config.tasks and EVALUATE.name in wanted:
+        wanted.add(EXPORT.name)
     if verb == BRANCH.name and config.seed_model.source != "random" and not config.seed_model.train_iters:
         return [BRANCH]
     if verb in names:
         chosen = list(BEFORE[: names.index(verb) + 1])
-        return chosen + [stage for stage in AFTER if verb == "train" and stage.name in config.finish_with]
-    return [*BEFORE, *(stage for stage in AFTER if stage.name == verb)]
+        return chosen + [stage for stage in after if verb == "train" and stage.name in wanted]
+    return [*BEFORE, *(stage for stage in after if stage.name in wanted)]
 
 
 def main(verb: str, arguments: Sequence[str]) -> None:

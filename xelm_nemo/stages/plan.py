@@ -17,6 +17,7 @@ from xelm_nemo.corpus.tokenizer import has_tokenizer
 from xelm_nemo.errors import ArtifactError, CheckpointError, ConfigError, CorpusError
 from xelm_nemo.model.documents import mask_problem
 from xelm_nemo.model.layers import NO_FP8_HERE, has_fp8
+from xelm_nemo.stages import tasks
 from xelm_nemo.stages.jobs import expert_job, round_jobs, seed_job
 from xelm_nemo.stages.memory import memory_lines
 from xelm_nemo.stages.run import Run
@@ -45,6 +46,7 @@ def check_places(run: Run, stages: Sequence[Stage]) -> None:
     """
     names = {stage.name for stage in stages}
     problems = [*_corpus(run, names), *_assignment(run), *_experts(run, names), *_machine(run, names)]
+    problems += tasks.problems(run) if "evaluate" in names else []
     problems += _sources(run, names, doubt=bool(problems))
     if problems:
         raise ConfigError("; ".join(problems) + ".")

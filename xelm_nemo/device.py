@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch.overrides import TorchFunctionMode
 
 _entered = False
@@ -148,6 +149,14 @@ def thread_start() -> Callable[[], None]:
     if not has_cuda():
         return lambda: None
     return functools.partial(torch.cuda.set_device, torch.cuda.current_device())
+
+
+def sent(array: NDArray[Any]) -> torch.Tensor:
+    """A copy on this process's device, without waiting for it."""
+    block = torch.from_numpy(array)
+    if has_cuda():  # from other pages CUDA copies only when all that it was told before is done
+        block = block.pin_memory()
+    return block.to(device(), non_blocking=True)
 
 
 def page_lock(memory: torch.Tensor) -> bool:

@@ -144,6 +144,24 @@ def test_run_that_moves_to_another_layout_has_not_started_again(trained, job):
     assert checkpoints == {"iter_0000004", "iter_0000006"}
 
 
+@pytest.mark.slow
+def test_run_that_moves_to_four_ranks_and_back_saves_the_same_state(tmp_path):
+    """Two pipeline stages, each with the tied embedding, by two data-parallel ranks: all divide the state."""
+    workshop, length = Workshop(tmp_path), {"train_iters": 6, "save_interval": 2, "eval_interval": 6}
+    workshop.set_up(SHAPE)
+    alone = workshop.job("alone", SHAPE, **length, keep_last=9)
+    train(TrainJob.load(alone))
+    layout = ParallelConfig(pipeline_model_parallel_size=2, data_parallel_size=2)
+    divided = moved(alone, layout, name="divided", without=["iter_0000004", "iter_0000006"])
+    megatron_cpu.on_ranks(4, megatron_cpu.train_in_turn, [divided], megatron_cpu.free_ports(1))
+    back = moved(divided, ParallelConfig(), name="back", without=["iter_0000006"])
+    train(TrainJob.load(back))
+    expected = checkpoint_tensors(alone / "checkpoints/iter_0000006")
+    for folder in (divided, back):
+        errors = relative_errors(checkpoint_tensors(folder / "checkpoints/iter_0000006"), expected)
+        assert {name: error for name, error in errors.items() if not error <= 1e-3} == {}
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_best_weights_are_saved_from_every_layout(trained, layout):
     assert_same_weights(trained[layout] / "best/iter_0000001", trained[layout] / "model")

@@ -6,11 +6,12 @@ import threading
 
 import pytest
 import torch
+from megatron.core.dist_checkpointing.mapping import ShardedTensor
 
 from tests.helpers.megatron_cpu import Workshop, checkpoint_tensors, moved
 from tests.helpers.weights import assert_same_tensors, assert_same_weights
 from xelm_nemo import device
-from xelm_nemo.checkpoint import host_memory, saving
+from xelm_nemo.checkpoint import host_memory, saving, store
 from xelm_nemo.checkpoint.host_memory import HostMemory
 from xelm_nemo.errors import CheckpointError, TrainingError
 from xelm_nemo.expert import loop, step
@@ -75,6 +76,25 @@ def test_plan_that_is_known_by_then_saves_the_same_and_can_be_gone_on_from(works
     again = moved(folder, ParallelConfig(), name="again", without=["iter_0000006", "iter_0000007"])
     loop.train(TrainJob.load(again))
     assert_same_weights(again / "model", undisturbed / "model")
+
+
+def test_state_with_a_tensor_that_the_plan_does_not_know_is_refused(workshop, undisturbed, monkeypatch):
+    state = store.Checkpoints._state
+    calls = []
+
+    def grown(model, optimizer, *, loading):
+        found = state(model, optimizer, loading=loading)
+        calls.append(loading)
+        if len([was_loading for was_loading in calls if not was_loading]) == 2:
+            weight = torch.ones(3)
+            found["model"]["new"] = ShardedTensor.from_rank_offsets("new", weight)
+        return found
+
+    monkeypatch.setattr(store.Checkpoints, "_state", staticmethod(grown))
+    folder = workshop.job("grown", SHAPE, **LENGTH)
+    with pytest.raises(CheckpointError, match="the state has changed in new since the run's first save"):
+        loop.train(TrainJob.load(folder))
+    assert saved(folder) == ["iter_0000003"]
 
 
 def test_full_disk_ends_the_run_and_leaves_what_is_whole(workshop, monkeypatch):

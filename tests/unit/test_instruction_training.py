@@ -85,7 +85,7 @@ def test_validation_is_the_mean_over_its_targets(workshop):
         from xelm_nemo.expert.step import valid_loss
 
         model = wrap(store.load_model(Path(job.init), ParallelConfig()))
-        found = float(valid_loss(model, Batches(job, layout).valid()))
+        found = float(valid_loss(model, *Batches(job, layout).valid()))
     assert found == pytest.approx(definition(job, "valid", None, 5)[0], rel=1e-5)
 
 

@@ -6,8 +6,9 @@ torchrun --nproc-per-node 2 -m xelm_nemo.bench checkpoint output=/data/scratch l
 `ours` is timed as the training loop saves: what a step with a save takes longer than the median step without.
 `megatron` is what Megatron does in its place, the state brought to the host and written: `stall` is all of
 it, as in its synchronous saves, and `stall_async` what a write in another process would leave of it. Our
-threads write the files of both. The floor is the copy of the same bytes to page-locked memory. Seconds, until
-the last rank is done.
+threads write the files of both. Ours knows from its second round on what goes where, and from its third does
+not gather it; Megatron works it out each time, as it does unless asked not to. The floor is the copy of the
+same bytes to page-locked memory. Seconds, until the last rank is done.
 """
 
 import contextlib

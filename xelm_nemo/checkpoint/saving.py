@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.dict_utils import nested_values
+from megatron.core.dist_checkpointing.mapping import ShardedBase, ShardedTensor
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
@@ -41,27 +43,48 @@ def room_on_disk(folder: Path) -> Iterator[None]:
 
 
 class Plan:
-    """What goes where, which Megatron works out and the ranks agree on at the first two saves of a run.
+    """What of a state goes where: Megatron works it out for the first save of a run and keeps it for all.
 
-    The third finds it known: a run's states differ in their numbers alone.
+    A run's states differ in their numbers alone. Megatron takes that for granted, and so it is checked here.
     """
 
     def __init__(self) -> None:
         """Nothing is known yet."""
         self._strategy = TorchDistSaveShardedStrategy("torch_dist", 1, cached_metadata=True)
-        self._is_checked = False
+        self._tensors: set[tuple[Any, ...]] | None = None  # of the first state
 
     def begin(self, state: dict[str, Any], folder: Path) -> Any:
-        """Megatron's request to write a sharded state into a folder."""
+        """Megatron's request to write a sharded state into a folder.
+
+        Raises:
+            CheckpointError: it has other tensors than the first one.
+        """
+        tensors, is_first = _tensors_of(state), self._tensors is None
+        if not is_first and tensors != self._tensors:
+            names = sorted({str(tensor[0]) for tensor in tensors ^ (self._tensors or set())})
+            raise CheckpointError(
+                f"{folder}: the state has changed in {', '.join(names[:3])} since the run's first save; run "
+                "the same command again, which goes on from the newest checkpoint, and please report this."
+            )
         request = dist_checkpointing.save(
             state,
             str(folder),
             self._strategy,
-            validate_access_integrity=not self._is_checked,
+            validate_access_integrity=is_first,
             async_sharded_save=True,
         )
-        self._is_checked = True
+        self._tensors = tensors
         return request
+
+
+def _tensors_of(state: dict[str, Any]) -> set[tuple[Any, ...]]:
+    """What a plan depends on: names, places, sizes and number formats."""
+    found = (value for value in nested_values(state) if isinstance(value, ShardedBase))
+    return {
+        (value.key, value.global_shape, value.global_offset, getattr(value, "local_shape", None))
+        + ((value.dtype,) if isinstance(value, ShardedTensor) else ())
+        for value in found
+    }
 
 
 class Save:

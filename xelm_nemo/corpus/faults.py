@@ -38,9 +38,10 @@ class Ids:
 
 def fault(row: Row, text_keys: tuple[str, ...], lang_key: str) -> BadLine | None:
     """The fault of a row, if it has one; `text_keys` are those of its text, or of source and target."""
+    for key in text_keys:
+        if bad := _text_fault(row, key, text_keys):
+            return bad
     lang = row.get(lang_key)
-    if bad := next((bad for key in text_keys if (bad := _text_fault(row, key, _need(row, text_keys)))), None):
-        return bad
     if lang is not None and not isinstance(lang, str):
         said = "a language is a string (its key is corpus.lang_key)"
         return BadLine("language is no string", f"has {lang_key}={lang!r:.40}", said)
@@ -61,14 +62,14 @@ def _need(row: Row, text_keys: tuple[str, ...]) -> str:
     return "each document needs text (its key is corpus.text_key)"
 
 
-def _text_fault(row: Row, key: str, needs: str) -> BadLine | None:
+def _text_fault(row: Row, key: str, text_keys: tuple[str, ...]) -> BadLine | None:
     text = row.get(key)
     if text is None and key not in row:
-        return BadLine("no text", f"has no {key!r} among {list(row)}"[:120], needs)
+        return BadLine("no text", f"has no {key!r} among {list(row)}"[:120], _need(row, text_keys))
     if not isinstance(text, str):
-        return BadLine("text is no string", f"has {key}={text!r:.40}", needs)
+        return BadLine("text is no string", f"has {key}={text!r:.40}", _need(row, text_keys))
     if not text.strip():
-        return BadLine("blank text", f"has {key}={text!r:.40}", needs)
+        return BadLine("blank text", f"has {key}={text!r:.40}", _need(row, text_keys))
     if "\0" in text:
         return BadLine("NUL", f"has a NUL character in {key!r}", "remove it")
     return None

@@ -78,8 +78,8 @@ class Batches:
         first = iteration * self._job.global_batch_size
         return np.stack([self._train.block(first + row) for row in range(self._job.global_batch_size)])
 
-    def valid(self) -> list[Batch]:
-        """This rank's micro-batches of one validation pass, if the job can validate.
+    def valid(self) -> tuple[int, Iterator[Batch]]:
+        """How many micro-batches this rank has in a validation pass, and these, if the job can validate.
 
         Micro-batches are full: sequences beyond the last one count nothing, the others so much more that the
         mean over all ranks' batches is that of the labels that count, at every layout.
@@ -88,7 +88,8 @@ class Batches:
         step = self._job.micro_batch_size * self._layout.dp_size
         blocks = self._num_valid_blocks(self._valid)
         rounded = range(-(-blocks // step) * step)
-        return list(map(_on_device, self._read(self._valid, rounded, num_counted=blocks)))
+        rows = self._read(self._valid, rounded, num_counted=blocks)
+        return len(rows), map(_on_device, rows)  # one at a time: without packing each has a mask
 
     def _num_valid_blocks(self, stream: TokenStream) -> int:
         return min(stream.num_blocks, self._job.eval_sequences)
@@ -142,23 +143,16 @@ def label_weights(stream: TokenStream, blocks: range, num_counted: int) -> NDArr
 
 
 def _on_device(rows: Rows) -> Batch:
-    batch = as_batch(_sent(rows.tokens))
+    batch = as_batch(device.sent(rows.tokens))
     if rows.weight is not None:
-        batch["weight"] = _sent(rows.weight)
+        batch["weight"] = device.sent(rows.weight)
     if rows.positions is None:
         return batch
-    batch["positions"] = _sent(rows.positions)
+    batch["positions"] = device.sent(rows.positions)
     if takes_packed():
         shape = batch["tokens"].shape
         batch = {name: tensor.expand(shape).reshape(1, -1) for name, tensor in batch.items()}
     return batch | {"attention": within_documents(rows.positions)}
-
-
-def _sent(array: NDArray[Any]) -> torch.Tensor:
-    block = torch.from_numpy(array)
-    if device.has_cuda():  # from other pages CUDA copies only when all that it was told before is done
-        block = block.pin_memory()
-    return block.to(device.device(), non_blocking=True)
 
 
 def as_batch(block: torch.Tensor) -> Batch:

@@ -155,7 +155,7 @@ class Trainer:
             self._save()
 
     def _validate(self) -> None:
-        loss = float(valid_loss(self.model, self.batches.valid()))
+        loss = float(valid_loss(self.model, *self.batches.valid()))
         self._show(valid_loss=loss)
         # Before the checkpoint: what is lost in between is made again, and is then no better.
         if self.best is not None and self._due(self.job.save_interval) and self.best.is_beaten_by(loss):

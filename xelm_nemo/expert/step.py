@@ -50,15 +50,17 @@ def find_scales(model: Any, batches: Iterator[Batch]) -> None:
     It takes a tensor's scale from the steps before. Before the first there are none, all scales are 1, small
     gradients become 0, and what is left of them would move every weight by the whole learning rate.
     """
-    _run(model, itertools.repeat(next(batches)), 2, forward_only=False)
+    batch = next(batches)
+    batch.pop("weight", None)  # all labels count, for a source alone has no gradient to learn from
+    _run(model, itertools.repeat(batch), 2, forward_only=False)
 
 
 @device.span("validation")
-def valid_loss(model: Any, batches: list[Batch]) -> torch.Tensor:
+def valid_loss(model: Any, num_micro_batches: int, batches: Iterator[Batch]) -> torch.Tensor:
     """Mean loss in nats per token over the batches, without dropout."""
     model.eval()
     with torch.no_grad():
-        loss = _run(model, iter(batches), len(batches), forward_only=True)
+        loss = _run(model, batches, num_micro_batches, forward_only=True)
     model.train()
     return loss
 

@@ -15,7 +15,8 @@ from xelm_nemo.router.pieces import Decoder
 from xelm_nemo.router.router import PrefixStream, Router
 from xelm_nemo.router.weights import keep_top_k, router_log_weights
 
-_MOST_STREAMS = 256  # texts that are read on; each takes some 10 bytes a character
+# Texts that are read on, some kilobytes each. With fewer than a batch has rows, all would begin anew.
+_MOST_STREAMS = 4096
 
 
 class Routing(Protocol):

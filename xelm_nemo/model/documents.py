@@ -63,7 +63,7 @@ def _packed(positions_BS: NDArray[np.int64]) -> Any:
 
     starts_D = np.flatnonzero(positions_BS == 0)
     bounds = np.append(starts_D, positions_BS.size).astype(np.int32)
-    sent = torch.from_numpy(bounds).to(device.device(), non_blocking=True)
+    sent = device.sent(bounds)
     # Known here, so that nobody waits for the GPU to say it; rounded, for kernels are chosen by it.
     longest = -(-int(np.diff(bounds).max()) // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE
     return PackedSeqParams(

@@ -8,10 +8,12 @@ Cases and their sizes:
   linear_cross_entropy                     tokens, hidden, vocab
   linear_cross_entropy_parts               chunk, hidden, vocab
   mixture, target_mixture, mixture_blocks  experts, tokens, vocab
+  batch_router                             documents, experts, terms, entries, dims
   evaluate                                 experts, documents, tokens, model, corpus, tokenizer
   kmeans                                   documents, clusters, dim
   shards                                   corpus, tokenizer, vocab; on a CPU, as the next
   featurise                                corpus, analyzer (word, char_wb), verb (fit, transform)
+  prefix_router                            tokens, documents, experts, analyzer, corpus, tokenizer
   assign                                   corpus, clusters, verb (chain: from texts, files: from JSON lines)
 With several values for a size every combination is measured; the numbers' defaults are for a GPU. A corpus is
 a .jsonl file, a folder of them, or udhr. One row a provider: a table on the screen, a JSON object in FILE.

@@ -144,7 +144,7 @@ CASE = Case(
     name="evaluate",
     sizes={
         "experts": (8,),
-        "documents": (16,),
+        "documents": (8,),
         "tokens": (2048,),
         "model": ("xglm_564m",),
         "corpus": ("udhr",),

@@ -113,6 +113,17 @@ def test_best_is_whole_until_a_better_one_is(workshop, train):
     assert best(folder) == {"iter_0000002": 2.0}
 
 
+def test_a_folder_whose_deletion_was_cut_short_is_passed_over_and_then_goes(workshop, train):
+    folder = job(workshop, "half_deleted")
+    with pytest.raises(Killed):
+        train(folder, 2.5, 2.0, None)
+    left = folder / "best/iter_0000001"
+    (left / "weights").mkdir(parents=True)
+    (left / "weights/part.distcp").touch()
+    train(folder, 2.25, 1.5, 2.5)
+    assert best(folder) == {"iter_0000004": 1.5}
+
+
 def test_only_validations_at_checkpoints_count(workshop, train):
     folder = train(job(workshop, "rarely", save_interval=2), 3.0, 2.5, 1.0, 2.25, 2.75)
     assert best(folder) == {"iter_0000004": 2.25}

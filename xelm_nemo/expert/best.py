@@ -57,11 +57,13 @@ class Best:
         recipe = dataclasses.replace(recipe, settings=settings)
         store.save_model(path, model, facts, recipe, before_naming=before_naming)
         if dist.get_rank() == 0:
-            for other in self._whole():
+            for other in iteration_folders(self._folder).values():
                 if other != path:
                     remove(other)
         parallel.barrier()
         log.info("%s: the lowest validation loss so far; the weights are in %s", self._job.name, path)
 
     def _whole(self) -> list[Path]:
-        return list(iteration_folders(self._folder).values())
+        # One whose deletion was cut short may have its name still, and no manifest.
+        folders = iteration_folders(self._folder).values()
+        return [path for path in folders if (path / artifacts.MANIFEST).is_file()]

@@ -34,7 +34,8 @@ def save_in_place(part: Any) -> None:
     def load_state(_: dict[int, Any]) -> None:
         """All has been read into the optimizer's own tensors; only torch Adam's steps are one tensor."""
         for parameter in _own_parameters(part):
-            own = part.optimizer.state[_main_parameter(part, parameter)]
+            main = part._get_main_param_and_optimizer_states(parameter)["param"]
+            own = part.optimizer.state[main]
             if "step" in own:  # which Adam would count up once a parameter
                 own["step"] = own["step"].clone()
 
@@ -99,8 +100,3 @@ def _own_parameters(part: Any) -> Iterator[Any]:
         for buckets in buffer.values():
             for bucket in buckets:
                 yield from bucket["param_map"]
-
-
-def _main_parameter(part: Any, parameter: Any) -> Any:
-    group, place = part.model_param_group_index_map[parameter]
-    return part.optimizer.param_groups[group]["params"][place]

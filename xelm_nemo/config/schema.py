@@ -59,9 +59,7 @@ class RunConfig:
     dense: DenseConfig = field(default_factory=DenseConfig)
     router: RouterConfig = field(default_factory=RouterConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    tasks: list[str] = field(
-        default_factory=list
-    )  # what `evaluate` runs lm-evaluation-harness on, as xnli_de
+    tasks: list[str] = field(default_factory=list)  # that `evaluate` runs lm-evaluation-harness on
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     finish_with: list[str] = field(default_factory=list)  # stages that follow training: evaluate, export
     wait: bool = True  # with launch=slurm: until the jobs have ended; false returns once they are submitted

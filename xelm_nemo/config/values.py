@@ -66,14 +66,15 @@ AT_LEAST = {
     "launch.slurm.max_crashes": 0,
 }
 ABOVE_ZERO = (
-    *("optim.lr", "optim.adam_eps", "seed_model.lr", "dense.lr"),
-    *(
-        "launch.step_timeout",
-        "router.temperature",
-        "evaluation.task_temperature",
-        "model.layernorm_epsilon",
-        "model.init_method_std",
-    ),
+    "optim.lr",
+    "optim.adam_eps",
+    "seed_model.lr",
+    "dense.lr",
+    "launch.step_timeout",
+    "router.temperature",
+    "evaluation.task_temperature",
+    "model.layernorm_epsilon",
+    "model.init_method_std",
 )
 UP_TO_ONE = ("router.cluster_ratio",)
 BELOW_ONE = ("model.hidden_dropout", "model.attention_dropout", "optim.adam_beta1", "optim.adam_beta2")

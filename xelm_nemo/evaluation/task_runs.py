@@ -20,9 +20,8 @@ from xelm_nemo.evaluation.tasks import Task
 from xelm_nemo.files import fingerprint, read_json, scratch_folder, write_json
 
 logger = logging.getLogger(__name__)
-Found = dict[
-    str, Any
-]  # task, or its key -> {"examples": count, "metrics": {metric: [value, standard error or None]}}
+# Task, or its key -> {"examples": count, "metrics": {metric: [value, standard error or None]}}
+Found = dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,6 +42,13 @@ Step = Callable[[], float]  # does one step; gives its loss
 
 def measure(setting: Setting, name: str, steps: int) -> Row:
     """One provider's row; all ranks of the world call it."""
+    found = PROVIDERS[name](setting, WARM_UPS + steps)
+    row = _row(setting, statistics.median(found["seconds"][WARM_UPS:]))
+    return row | {"losses": found["losses"][:WARM_UPS], "peak_gib": found["peak_gib"]}
+
+
+def _steps(make: Callable[[Setting, torch.Tensor], Step], setting: Setting, steps: int) -> dict[str, Any]:
+    """`seconds` and `losses` of a provider's first steps, and `peak_gib`, None without a GPU."""
     layout = setting.layout
     with parallel.model_parallel(
         tensor_model_parallel_size=layout.tensor_model_parallel_size,
@@ -49,28 +57,20 @@ def measure(setting: Setting, name: str, steps: int) -> Row:
         _forget_peak()
         torch.manual_seed(place.dp_rank)
         tokens = torch.randint(setting.vocab_size, (setting.micro_batch_size, setting.seq_length + 1))
-        step = PROVIDERS[name](setting, tokens.to(device.device()))
-        losses = [step() for _ in range(WARM_UPS)]
-        times = [_seconds(step) for _ in range(steps)]
-        row = _row(setting, statistics.median(times), dist.get_world_size())
-        row |= {"losses": [round(loss, 4) for loss in losses], "peak_gib": _peak_gib()}
+        step = make(setting, tokens.to(device.device()))
+        seconds, losses = zip(*(_timed(step) for _ in range(steps)), strict=True)
+        found = {"seconds": seconds, "losses": losses, "peak_gib": _peak_gib()}
         del step
         gc.collect()
-    return row
+    return found
 
 
-def measure_nemo(setting: Setting, steps: int) -> Row:
-    """The row of NeMo's trainer, which has the device to itself."""
-    found = nemo_steps(setting, WARM_UPS + steps)
-    row = _row(setting, statistics.median(found["seconds"][WARM_UPS:]), 1)
-    return row | {"losses": found["losses"][:WARM_UPS], "peak_gib": found["peak_gib"]}
-
-
-def _seconds(step: Step) -> float:
+def _timed(step: Step) -> tuple[float, float]:
+    """Seconds and loss of a step."""
     parallel.barrier()
     start = time.perf_counter()
-    step()  # which gives a number, and so waits for the device
-    return time.perf_counter() - start
+    loss = step()  # a number, so it waits for the device
+    return time.perf_counter() - start, round(loss, 4)
 
 
 def _forget_peak() -> None:
@@ -87,7 +87,8 @@ def _peak_gib() -> float | None:
     return round(float(peak), 1)
 
 
-def _row(setting: Setting, seconds: float, gpus: int) -> Row:
+def _row(setting: Setting, seconds: float) -> Row:
+    gpus = setting.layout.num_ranks
     flops = setting.flops / seconds / gpus
     row = {
         "step_ms": round(seconds * 1e3, 1),
@@ -135,15 +136,20 @@ def _stock(setting: Setting, tokens: torch.Tensor, *, balanced: bool = False) ->
     )
 
 
-PROVIDERS: dict[str, Callable[[Setting, torch.Tensor], Step]] = {
-    "stock": _stock,
-    "stock_balanced": lambda setting, tokens: _stock(setting, tokens, balanced=True),
-    "hugging_face": lambda setting, tokens: hugging_face_step(
+def _hugging_face(setting: Setting, tokens: torch.Tensor) -> Step:
+    return hugging_face_step(
         setting.shape, setting.layout, tokens, setting.num_micro_batches, vocab_size=setting.vocab_size
-    ),
-    "ours": _ours,
+    )
+
+
+# Each measures so many steps of a setting; NeMo's trainer takes a process of its own for it.
+PROVIDERS: dict[str, Callable[[Setting, int], dict[str, Any]]] = {
+    "stock": partial(_steps, _stock),
+    "stock_balanced": partial(_steps, partial(_stock, balanced=True)),
+    "hugging_face": partial(_steps, _hugging_face),
+    "ours": partial(_steps, _ours),
+    "nemo": nemo_steps,
 }
-NEMO = "nemo"
 
 # --- The command line ------------------------------------------------------------------------------
 
@@ -162,9 +168,8 @@ def run(words: Sequence[str]) -> None:
         ConfigError: a word that means nothing, or a layout that the model or the world does not have.
     """
     request, world = parse(words, Request()), int(os.environ.get("WORLD_SIZE", 1))
-    if unknown := set(request.providers.split(",")) - {*PROVIDERS, NEMO}:
-        known = [*PROVIDERS, NEMO]
-        raise ConfigError(f"providers={request.providers!r} has {sorted(unknown)}; use {known}.")
+    if unknown := set(request.providers.split(",")) - PROVIDERS.keys():
+        raise ConfigError(f"providers={request.providers!r} has {sorted(unknown)}; use {list(PROVIDERS)}.")
     jobs = list(settings(request, world))
     ports = Ports() if world > 1 else None
     turns = [(s, p) for _ in range(request.rounds) for s in jobs for p in request.providers.split(",")]
@@ -172,10 +177,7 @@ def run(words: Sequence[str]) -> None:
         if ports is not None:
             os.environ["MASTER_PORT"] = str(ports.agree())
         try:
-            if provider == NEMO:
-                row = measure_nemo(setting, request.steps)
-            else:
-                row = measure(setting, provider, request.steps)
+            row = measure(setting, provider, request.steps)
         except Exception as error:  # whatever a peer may raise: the others are to be measured nonetheless
             row = {"failed": failure(error)}
         gc.collect()

@@ -18,14 +18,10 @@ from time import perf_counter, process_time
 from typing import Any
 
 import torch
-from sklearn.decomposition import TruncatedSVD
-from sklearn.feature_extraction.text import TfidfVectorizer as Peer
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import Normalizer
 from threadpoolctl import threadpool_limits
 
 from xelm_nemo.bench.corpora import jsonl_files, texts_of
-from xelm_nemo.bench.featurise import upstream_words
+from xelm_nemo.bench.featurise import upstream_pipeline
 from xelm_nemo.bench.registry import Case, Provider, Sizes
 from xelm_nemo.clustering.assign import write_assignment
 from xelm_nemo.clustering.clusterer import TfidfClusterer, fit_clusterer
@@ -86,12 +82,7 @@ def make_inputs(sizes: Sizes) -> Inputs:
 
 def _upstream(clusterer: TfidfClusterer) -> Texts:
     """Texts to clusters as `cluster.py` does it."""
-    features = clusterer.features
-    vectorizer = Peer(tokenizer=upstream_words, token_pattern=None, vocabulary=features.terms)
-    vectorizer.idf_ = features.idf
-    svd = TruncatedSVD(len(features.components))
-    svd.components_ = features.components
-    pipeline = make_pipeline(vectorizer, svd, Normalizer(copy=False))
+    pipeline = upstream_pipeline(clusterer, "word")
     centroids = torch.from_numpy(clusterer.centroids)
 
     def assign(texts: list[str]) -> list[int]:

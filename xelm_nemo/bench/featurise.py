@@ -14,10 +14,14 @@ from time import perf_counter, thread_time
 from typing import Any
 
 import numpy as np
+from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer as Peer
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import Normalizer
 
 from xelm_nemo.bench.corpora import jsonl_files, texts_of
 from xelm_nemo.bench.registry import Case, Provider, Sizes
+from xelm_nemo.clustering.clusterer import TfidfClusterer
 from xelm_nemo.clustering.tfidf import TfidfVectorizer
 from xelm_nemo.errors import ConfigError
 
@@ -55,6 +59,17 @@ def make_inputs(sizes: Sizes) -> Inputs:
 def upstream_words(text: str) -> list[str]:
     """What upstream's tokenizer leaves of a text."""
     return [word for word in _WORD.findall(text) if not word[0].isdigit()]
+
+
+def upstream_pipeline(clusterer: TfidfClusterer, analyzer: str) -> Pipeline:
+    """What upstream makes vectors [N, D] of texts with, the clusterer's own numbers in it."""
+    features = clusterer.features
+    words = {"tokenizer": upstream_words, "token_pattern": None} if analyzer == "word" else {}
+    vectorizer = Peer(vocabulary=features.terms, analyzer=analyzer, ngram_range=NGRAMS[analyzer], **words)
+    vectorizer.idf_ = features.idf
+    svd = TruncatedSVD(len(features.components))
+    svd.components_ = features.components
+    return make_pipeline(vectorizer, svd, Normalizer(copy=False))
 
 
 def _vectorizers(analyzer: str) -> dict[str, Callable[[], Any]]:

@@ -19,16 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.decomposition import TruncatedSVD
-from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import Normalizer
 from torch import Tensor
 
 from xelm_kernels.router_prefix import router_prefix
 from xelm_nemo import device
 from xelm_nemo.bench.corpora import jsonl_files, texts_of
-from xelm_nemo.bench.featurise import NGRAMS, upstream_words
+from xelm_nemo.bench.featurise import NGRAMS, upstream_pipeline
 from xelm_nemo.bench.registry import Case, Provider, Sizes
 from xelm_nemo.clustering.clusterer import TfidfClusterer, fit_clusterer
 from xelm_nemo.clustering.config import ClusteringConfig
@@ -78,7 +75,7 @@ def make_inputs(sizes: Sizes) -> Inputs:
     assert isinstance(clusterer, TfidfClusterer)
     clusterer.features.use_threads(1)
     documents = _documents(sizes, texts, tokenizer)
-    return Inputs(documents, tokenizer, clusterer, _pipeline(clusterer, sizes["analyzer"]), [], [])
+    return Inputs(documents, tokenizer, clusterer, upstream_pipeline(clusterer, sizes["analyzer"]), [], [])
 
 
 def checked_inputs(sizes: Sizes) -> Inputs:
@@ -103,18 +100,6 @@ def _documents(sizes: Sizes, texts: list[str], tokenizer: Any) -> list[list[int]
     if len(ids) < length:
         raise ConfigError(f"tokens={length}: the corpus has {len(ids)}; give fewer, or a larger corpus.")
     return [ids[start : start + length] for start in np.linspace(0, len(ids) - length, count).astype(int)]
-
-
-def _pipeline(clusterer: TfidfClusterer, analyzer: str) -> Pipeline:
-    features = clusterer.features
-    words = {"tokenizer": upstream_words, "token_pattern": None} if analyzer == "word" else {}
-    vectorizer = TfidfVectorizer(
-        vocabulary=features.terms, analyzer=analyzer, ngram_range=NGRAMS[analyzer], **words
-    )
-    vectorizer.idf_ = features.idf
-    svd = TruncatedSVD(len(features.components))
-    svd.components_ = features.components
-    return Pipeline([("tfidf", vectorizer), ("svd", svd), ("normalizer", Normalizer(copy=False))])
 
 
 def _vectors(inputs: Inputs, ids: list[int]) -> NDArray[np.float64]:

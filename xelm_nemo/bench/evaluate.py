@@ -11,6 +11,7 @@ Shape letters: T tokens, V vocabulary, E experts.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -54,7 +55,7 @@ class Inputs:
     def sources(self) -> list[ModelSource]:
         """The experts as evaluation takes them."""
         return [
-            ModelSource(f"expert{n}", str(n), partial(_scorer, expert))
+            ModelSource(f"expert{n}", str(n), partial(attrgetter("target_log_prob"), expert))
             for n, expert in enumerate(self.experts)
         ]
 
@@ -71,10 +72,6 @@ def make_inputs(sizes: Sizes) -> Inputs:
         for _ in range(sizes["experts"])
     ]
     return Inputs(routing, experts, tokens)
-
-
-def _scorer(expert: DecoderModel) -> Callable[[Tensor, Tensor], Tensor]:
-    return lambda tokens_BS, target_BS: -expert(tokens_BS, None, None, labels=target_BS)
 
 
 def _upstream(inputs: Inputs) -> Callable[[], None]:

@@ -167,6 +167,11 @@ class DecoderModel(GPTModel):
         logits: torch.Tensor = gather_from_tensor_model_parallel_region(self(tokens_BS, None, None))
         return logits[..., : self.real_vocab_size]
 
+    def target_log_prob(self, tokens_BS: torch.Tensor, target_BS: torch.Tensor) -> torch.Tensor:
+        """Log-probability of the target of each token, float32 [B, S], without logits in memory."""
+        loss_BS: torch.Tensor = self(tokens_BS, None, None, labels=target_BS)
+        return -loss_BS
+
 
 def build_model(
     shape: ModelConfig,

@@ -164,13 +164,12 @@ def _sources(run: Run, tensor_model_parallel_size: int) -> "Models":
 
 
 def _load(folder: Path, tensor_model_parallel_size: int) -> Any:
-    """A model as `evaluation.scoring` runs it: its loss is each target's negative log-probability."""
+    """A model as `evaluation.scoring` runs it."""
     from xelm_nemo.checkpoint import store
     from xelm_nemo.model.config import ParallelConfig
 
     layout = ParallelConfig(tensor_model_parallel_size=tensor_model_parallel_size)
-    model = store.load_model(folder, layout).eval()
-    return lambda tokens_BS, target_BS: -model(tokens_BS, None, None, labels=target_BS)
+    return store.load_model(folder, layout).eval().target_log_prob
 
 
 def _show(run: Run) -> None:

@@ -17,6 +17,7 @@ from xelm_nemo.evaluation.result import read_results, read_task_results, write_r
 from xelm_nemo.evaluation.task_scores import TaskResults, TaskScore, print_tasks, task_rows
 from xelm_nemo.evaluation.tasks import data_folder, find_tasks
 from xelm_nemo.stages import pipeline
+from xelm_nemo.stages import tasks as stages_tasks
 from xelm_nemo.stages.plan import check_places
 from xelm_nemo.stages.run import Run
 
@@ -163,6 +164,22 @@ def test_data_that_is_missing_is_asked_for_before_anything_starts(tmp_path):
     run = Run(compose([*TASKS_ASKED_FOR, f"evaluation.task_data={tmp_path}"]))
     with pytest.raises(ConfigError, match="has no data for xnli; put it into"):
         check_places(run, pipeline.stages_of("evaluate", run.config))
+
+
+def test_rows_are_read_once_while_the_files_stay_as_they_are(tmp_path, monkeypatch):
+    shutil.copytree(SAMPLE / "xnli_de", tmp_path / "xnli_de")
+    run = Run(compose([*TASKS_ASKED_FOR, f"evaluation.task_data={tmp_path}"]))
+    readings = []
+    monkeypatch.setattr(
+        stages_tasks, "find_tasks", lambda *rest, **how: readings.append(1) or find_tasks(*rest, **how)
+    )
+    before = stages_tasks.stamps(run)
+    stages_tasks.problems(run)
+    assert stages_tasks.stamps(run) == before
+    assert len(readings) == 1
+    with (tmp_path / "xnli_de/test.jsonl").open("a") as file:
+        file.write('{"premise": "a", "hypothesis": "b", "label": 1}\n')
+    assert stages_tasks.stamps(run) != before and len(readings) == 2
 
 
 def test_the_table_has_a_column_a_model_and_the_mean_of_a_family():

@@ -10,6 +10,7 @@ lm-evaluation-harness, and says under `metadata` which columns a row has.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,11 @@ class Task:
 
     def stamp(self) -> dict[str, Any]:
         """What its outcome depends on, the model left aside."""
-        hashes = {split: sha256(path) for split, path in self.files.items()}
-        return {"name": self.name, "settings": dict(self.settings), "data": hashes}
+        return {"name": self.name, "settings": dict(self.settings), "data": self._hashes}
+
+    @cached_property
+    def _hashes(self) -> dict[str, str]:
+        return {split: sha256(path) for split, path in self.files.items()}
 
 
 def data_folder(name: str) -> Path:

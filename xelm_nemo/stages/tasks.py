@@ -3,16 +3,16 @@
 import dataclasses
 import importlib.metadata
 import importlib.util
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xelm_nemo import artifacts
-from xelm_nemo.clustering.clusterer import Clusterer, TfidfClusterer
 from xelm_nemo.errors import CorpusError
 from xelm_nemo.evaluation.config import SAMPLE
 from xelm_nemo.evaluation.task_scores import TaskResults
 from xelm_nemo.evaluation.tasks import Task, data_folder, find_tasks
-from xelm_nemo.files import fingerprint, read_json
+from xelm_nemo.files import fingerprint
 from xelm_nemo.stages.generate import ensemble_set
 from xelm_nemo.stages.run import Run
 
@@ -61,16 +61,22 @@ def score_tasks(run: Run) -> TaskResults | None:
 
 def _find(run: Run) -> list[Task]:
     config = run.config.evaluation
-    return find_tasks(
-        run.config.tasks,
-        data_folder(str(config.task_data)),
-        num_fewshot=config.num_fewshot,
-        demo_lang=config.demo_lang,
-    )
+    folder = data_folder(str(config.task_data))
+    files = {path: path.stat() for path in sorted(folder.glob("*/*.jsonl"))}
+    now = tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in files.items())
+    return _checked(tuple(run.config.tasks), folder, config.num_fewshot, config.demo_lang, now)
+
+
+@lru_cache(maxsize=1)
+def _checked(
+    names: tuple[str, ...], folder: Path, num_fewshot: int, demo_lang: str | None, files: tuple[Any, ...]
+) -> list[Task]:
+    """The tasks, whose rows are read once for as long as the files stay as they are."""
+    return find_tasks(names, folder, num_fewshot=num_fewshot, demo_lang=demo_lang)
 
 
 def _can_route(run: Run) -> bool:
-    return isinstance(Clusterer.load(run.clusterer), TfidfClusterer)
+    return run.config.clustering.method == "tfidf"
 
 
 def _weighing(run: Run) -> str:
@@ -93,10 +99,11 @@ def _models(run: Run) -> "list[TaskModel]":
     models = []
     if run.config.dense.enabled:
         dense = run.export / "dense"
-        models.append(TaskModel("dense", dense, _fingerprint(dense)))
+        models.append(TaskModel("dense", dense, artifacts.check(dense, "export")["digest"]))
     whole = ensemble_set(run)
     experts = [run.export / f"expert{cluster}" for cluster in range(run.config.clustering.num_clusters)]
-    weights = fingerprint([_fingerprint(folder) for folder in (whole, *experts)])
+    digests = [artifacts.check(expert, "export")["digest"] for expert in experts]
+    weights = [artifacts.check(whole, "ensemble")["digest"], *digests]
     router = dataclasses.asdict(run.config.router)
     for top_k in _top_ks(run, len(experts)):
         name = "ensemble" if top_k is None else f"ensemble top-{top_k}"
@@ -111,7 +118,3 @@ def _top_ks(run: Run, num_experts: int) -> list[int | None]:
     asked = run.config.evaluation.top_k
     wanted = {None if top_k is None or top_k >= num_experts else top_k for top_k in asked}
     return sorted(wanted, key=lambda top_k: top_k or 0)
-
-
-def _fingerprint(folder: Path) -> str:
-    return fingerprint(read_json(folder / artifacts.MANIFEST)["digest"])

@@ -8,7 +8,7 @@ from xelm_nemo.clustering.clusterer import Clusterer
 from xelm_nemo.clustering.kmeans import squared_distances
 from xelm_nemo.errors import ArtifactError, ConfigError
 from xelm_nemo.generation import continuations
-from xelm_nemo.generation.continuations import batches, continue_texts, score_continuations, score_sequences
+from xelm_nemo.generation.continuations import continue_texts, score_continuations, score_sequences
 from xelm_nemo.generation.opened import open_model
 from xelm_nemo.router.weights import router_log_weights
 
@@ -116,12 +116,6 @@ def test_texts_end_before_the_first_stop(opened):
     together = continue_texts(opened, rows, stops=["\n\n", middle], max_new_tokens=12, do_sample=False)
     assert together[0] == free.split(middle)[0]
     assert all(middle not in text for text in together)
-
-
-def test_batches_hold_as_many_tokens_as_they_may():
-    lengths = [3, 9, 2, 8, 30]
-    assert list(batches(lengths, 20, None)) == [[4], [1, 3], [0, 2]]
-    assert list(batches(lengths, 20, 1)) == [[4], [1], [3], [0], [2]]
 
 
 def test_a_folder_without_a_model_says_what_to_give(tmp_path):

@@ -15,15 +15,10 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
+from xelm_nemo.ensemble.batches import batches
 from xelm_nemo.errors import ConfigError
 from xelm_nemo.evaluation.config import TASK_MIXINGS
-from xelm_nemo.generation.continuations import (
-    Pair,
-    batches,
-    continue_texts,
-    score_continuations,
-    score_sequences,
-)
+from xelm_nemo.generation.continuations import Pair, continue_texts, score_continuations, score_sequences
 from xelm_nemo.generation.opened import open_model
 
 _NEW_TOKENS = 256  # lm_eval's own default

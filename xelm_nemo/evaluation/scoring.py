@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from xelm_nemo.corpus.examples import num_source_tokens
+from xelm_nemo.ensemble.batches import batches
 from xelm_nemo.ensemble.placement import Team
 from xelm_nemo.errors import CheckpointError, CorpusError
-from xelm_nemo.evaluation.windows import Window, batches, windows
+from xelm_nemo.evaluation.windows import Window, windows
 from xelm_nemo.files import fingerprint, load_arrays, save_arrays
 from xelm_nemo.router.pieces import Decoder
 
@@ -242,7 +243,8 @@ def _score(model: Model, documents: Sequence[EncodedDocument], how: Pass) -> lis
         for n, document in enumerate(documents)
         for window in windows(n, document.num_tokens, seq_length=how.seq_length, stride=stride)
     ]
-    for batch in batches(every, how.batch_tokens):
+    for chosen in batches([window.length for window in every], how.batch_tokens):
+        batch = [every[n] for n in chosen]
         for window, log_p_T in zip(batch, _score_batch(model, documents, batch, how.device), strict=True):
             skipped = window.scored_from - window.start
             scores[window.document][window.scored_from : window.end] = log_p_T[skipped : window.length]

@@ -1,11 +1,10 @@
-"""Documents as the sequences that a model is run on, and sequences as batches.
+"""Documents as the sequences that a model is run on.
 
 A document that fits the context is one window. A longer one is read through windows of the context's length,
 each `stride` tokens further than the one before; a window scores the tokens that no earlier one has scored,
 so every token counts once, and sees at least the context less `stride` tokens before it.
 """
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 
@@ -38,16 +37,3 @@ def windows(document: int, num_tokens: int, *, seq_length: int, stride: int) -> 
         end = min(done + stride, num_tokens)
         found.append(Window(document, end - seq_length, end, done))
     return found
-
-
-def batches(chosen: Sequence[Window], batch_tokens: int) -> Iterator[list[Window]]:
-    """The windows in groups of at most `batch_tokens`, padding included, or of one window that is longer.
-
-    Longest first: windows of a group are of like length, and a group too large for memory fails at once.
-    """
-    queue = sorted(chosen, key=lambda window: -window.length)
-    start = 0
-    while start < len(queue):
-        size = max(1, batch_tokens // queue[start].length)
-        yield queue[start : start + size]
-        start += size

@@ -4,13 +4,14 @@ Shape letters: B texts of a batch, S tokens, P tokens to predict (the last ones)
 N pairs, E experts.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 
+from xelm_nemo.ensemble.batches import batches
 from xelm_nemo.ensemble.options import sequence_scores
 from xelm_nemo.errors import ConfigError
 from xelm_nemo.generation.cache import MixtureCache
@@ -119,16 +120,6 @@ def continue_texts(
     )
     texts = [tokenizer.decode(row[width:], skip_special_tokens=True) for row in out]
     return [_before(stops, text) for text in texts]
-
-
-def batches(lengths: Sequence[int], batch_tokens: int, batch_size: int | None) -> Iterator[list[int]]:
-    """Indices of texts in groups, longest first, of at most so many tokens with padding, or of one."""
-    queue = sorted(range(len(lengths)), key=lambda n: -lengths[n])
-    while queue:
-        size = max(1, batch_tokens // max(1, lengths[queue[0]]))
-        size = size if batch_size is None else min(size, batch_size)
-        yield queue[:size]
-        queue = queue[size:]
 
 
 def left_padded(rows: Sequence[Sequence[int]], opened: Opened) -> dict[str, Tensor]:

@@ -19,7 +19,8 @@ from xelm_nemo.errors import ConfigError, CorpusError
 from xelm_nemo.evaluation.config import EvaluationConfig
 from xelm_nemo.evaluation.evidence import Text
 from xelm_nemo.evaluation.perplexity import ALONE, Models, evaluate_ensemble
-from xelm_nemo.evaluation.report import verdict
+from xelm_nemo.evaluation.report import report_markdown, verdict
+from xelm_nemo.evaluation.result import read_results, write_results
 from xelm_nemo.evaluation.scoring import HeldOutDocument, ModelSource
 from xelm_nemo.router.config import RouterConfig
 
@@ -234,6 +235,22 @@ def test_source_that_leaves_no_target_in_the_context_is_refused(tmp_path):
     examples = [HeldOutDocument("ab ba abb", source="ab ba")]
     with pytest.raises(CorpusError, match=r"fills training\.seq_length=5, .* set evaluation\.stride"):
         evaluate(tmp_path, examples, language_expert=None, seq_length=5)
+
+
+def test_examples_without_a_target_in_the_context_are_left_out_and_counted(tmp_path, caplog):
+    kept = [HeldOutDocument("aa ab", source="aa"), HeldOutDocument("ab b", source="ab")]
+    long = [HeldOutDocument("ab ba abb", source="ab ba"), HeldOutDocument("b" * 9, source="b" * 8)]
+    examples = {"one": [long[0], kept[0], long[1], kept[1]], "other": kept}
+    how = {"language_expert": None, "seq_length": 5}
+    one, other = evaluate_subsets(tmp_path / "all", examples, **how)
+    expected = evaluate(tmp_path / "kept", kept, **how)
+    assert (one.num_documents, one.num_left_out, other.num_left_out) == (2, 2, 0)
+    assert one.models == other.models == expected.models
+    assert "one: 2 examples are left out" in caplog.text and "'ab ba abb'" in caplog.text
+    assert "other:" not in caplog.text
+    assert "2, 1 of them cut to the context; 2 more left out" in report_markdown(one)
+    write_results(tmp_path / "result.json", [one, other])
+    assert read_results(tmp_path / "result.json") == [one, other]
 
 
 def test_documents_without_language_or_cluster_count_overall_only(tmp_path):

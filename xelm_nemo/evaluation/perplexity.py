@@ -35,6 +35,7 @@ from xelm_nemo.evaluation.scoring import (
     run_models,
 )
 from xelm_nemo.evaluation.summary import summarise, tabulate
+from xelm_nemo.evaluation.targets import part_without_target, warn_of_left_out
 from xelm_nemo.router.config import RouterConfig
 
 ALONE = Team()
@@ -69,9 +70,10 @@ class Models:
 
 @dataclass(frozen=True)
 class _Evaluation:
-    """One evaluation, its documents of all subsets in a row."""
+    """One evaluation, its documents of all subsets in a row; `left_out` are those without a target."""
 
     subsets: Mapping[str, Sequence[HeldOutDocument]]
+    left_out: Mapping[str, Sequence[HeldOutDocument]]
     encoded: Sequence[EncodedDocument]
     ensembles: Sequence[Ensemble]
     models: Models
@@ -98,8 +100,8 @@ def evaluate_ensemble(
     """Score experts, dense model and ensembles; an interrupted evaluation goes on where it was.
 
     Every token after a document's first is scored, the closing special token included; of instruction data
-    those of targets count. Each model is loaded once for all subsets, and only where its scores are not on
-    disk.
+    those of targets count, and an example whose source fills the context is left out. Each model is loaded
+    once for all subsets, and only where its scores are not on disk.
 
     Args:
         subsets: name -> held-out documents; `config.max_docs` of each, evenly spread, are used.
@@ -117,10 +119,12 @@ def evaluate_ensemble(
 
     Raises:
         ConfigError: settings that contradict the experts or the clusterer.
-        CorpusError: no document, or one without a token.
+        CorpusError: no document, one without a token, or no example with a target in its context.
         CheckpointError: a model's output is not finite.
     """
     evaluation = _prepare(subsets, models, text, router, config)
+    if team.leads:
+        warn_of_left_out(evaluation.left_out, models.seq_length)
     how = Pass(models.seq_length, config.stride, config.batch_tokens, device, folder)
     evidence = _look(evaluation) if team.leads or not config.each_expert else []
     needed_EN = _needed(evaluation, evidence)
@@ -163,7 +167,9 @@ def _prepare(
     check_inputs(documents, models.experts, text.clusterer.num_clusters, ensembles, language_expert)
     cut = models.seq_length if config.stride is None else None
     encoded = encode_documents(documents, encode=text.encode, tokenizer=text.tokenizer, seq_length=cut)
-    return _Evaluation(chosen, encoded, ensembles, models, text, router, config)
+    kept, left_out = part_without_target(chosen, encoded, models.seq_length)
+    counted = [document for document in encoded if document.num_counted]
+    return _Evaluation(kept, left_out, counted, ensembles, models, text, router, config)
 
 
 def _look(evaluation: _Evaluation) -> list[Evidence]:
@@ -214,6 +220,7 @@ def _results(
             settings={"seq_length": models.seq_length, **settings},
             training_tokens=dict(models.training_tokens),
             missing_experts=missing,
+            num_left_out=len(evaluation.left_out[name]),
             num_samples=config.bootstrap_samples,
             seed=config.seed,
         )

@@ -170,8 +170,11 @@ def _group_row(name: str, scores: Sequence[Score], tokens: bool) -> list[str]:
 
 def _settings_table(result: EvaluationResult) -> str:
     score = result.headline.overall
+    documents = f"{result.num_documents:,}, {result.num_truncated:,} of them cut to the context"
+    if result.num_left_out:
+        documents += f"; {result.num_left_out:,} more left out, whose source fills it"
     rows = [
-        ["documents", f"{result.num_documents:,}, {result.num_truncated:,} of them cut to the context"],
+        ["documents", documents],
         ["scored tokens", f"{score.num_tokens:,}"],
         ["bytes of text", f"{score.num_bytes:,}"],
     ]

@@ -94,6 +94,7 @@ class EvaluationResult:
         settings: what the figures depend on, JSON values.
         training_tokens: model -> tokens it was trained on, as far as known.
         missing_experts: experts that were not there and take no part.
+        num_left_out: examples beside these that have nothing to score, for their source fills the context.
     """
 
     dataset: str
@@ -105,6 +106,7 @@ class EvaluationResult:
     settings: dict[str, Any]
     training_tokens: dict[str, int]
     missing_experts: list[str] = dataclasses.field(default_factory=list)
+    num_left_out: int = 0
 
     def model(self, name: str) -> ModelResult:
         """The result of the model or ensemble of this name."""
@@ -186,6 +188,7 @@ def _from_json(value: Mapping[str, Any]) -> EvaluationResult:
         settings=value["settings"],
         training_tokens=value["training_tokens"],
         missing_experts=value["missing_experts"],
+        num_left_out=value.get("num_left_out", 0),  # results from before have none
     )
 
 

@@ -116,8 +116,10 @@ def encode_documents(
 ) -> list[EncodedDocument]:
     """Tokenise documents; cut on the right to seq_length + 1 tokens, unless that is None.
 
+    Where an example's source is as long as that, none of its tokens counts.
+
     Raises:
-        CorpusError: a document has no token to score, or none that counts.
+        CorpusError: a document has no token to score.
     """
     return [_encode(document, encode, tokenizer, seq_length) for document in documents]
 
@@ -222,12 +224,7 @@ def _encode(
     counted = text.removeprefix(source)
     is_truncated = seq_length is not None and len(ids) > seq_length + 1
     if is_truncated and seq_length is not None:
-        if context >= seq_length:
-            raise CorpusError(
-                f"document {text[:40]!r} has a source that fills training.seq_length={seq_length}, so no "
-                "target is left to score; set evaluation.stride, or remove it from the split."
-            )
-        ids = ids[: seq_length + 1]
+        ids, context = ids[: seq_length + 1], min(context, seq_length)
         counted = tokenizer.decode(
             ids[context + 1 :], skip_special_tokens=True, clean_up_tokenization_spaces=False
         )

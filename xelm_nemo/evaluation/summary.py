@@ -70,6 +70,7 @@ def summarise(
     settings: dict[str, Any],
     training_tokens: dict[str, int],
     missing_experts: list[str],
+    num_left_out: int,
     num_samples: int,
     seed: int,
 ) -> EvaluationResult:
@@ -81,6 +82,7 @@ def summarise(
         settings: what to record with the result.
         training_tokens: model -> tokens it was trained on, as far as known.
         missing_experts: names of the experts that were left out.
+        num_left_out: examples that were left out, having no target in their context.
         num_samples: resamplings of the documents behind each 95 % interval.
         seed: of the resampling.
 
@@ -100,6 +102,7 @@ def summarise(
         settings=settings,
         training_tokens=training_tokens,
         missing_experts=missing_experts,
+        num_left_out=num_left_out,
     )
 
 

@@ -89,9 +89,23 @@ def test_options_may_be_mixed_by_sequence(root):
     for (nats, greedy), *of_experts in zip(found, *alone, strict=True):
         assert not greedy and nats < max(nats for nats, _ in of_experts)  # the weight of one is not 1
     with pytest.raises(
-        ConfigError, match=r"mixing='logits' is not known; use one of \['tokens', 'sequence'\]"
+        ConfigError, match=r"mixing='words' is not known; use one of \['tokens', 'sequence', 'logits'\]"
     ):
-        XelmLM(root / "set", mixing="logits")
+        XelmLM(root / "set", mixing="words")
+
+
+def test_options_may_be_scored_by_averaged_logits(root):
+    asked = requests("loglikelihood", PAIRS)
+
+    def found(name="set", **settings):
+        return XelmLM(root / name, **settings).loglikelihood(asked, disable_tqdm=True)
+
+    averaged = found(mixing="logits", temperature=1.0)
+    assert averaged != found(temperature=1.0) and averaged != found(mixing="sequence", temperature=1.0)
+    nearest = found(mixing="logits", experts_per_token=1)
+    alone = list(zip(found("expert0"), found("expert1"), strict=True))
+    for (nats, greedy), of_experts in zip(nearest, alone, strict=True):
+        assert (pytest.approx(nats, abs=1e-4), greedy) in of_experts
 
 
 def test_a_prompt_without_room_is_refused(root):

@@ -8,7 +8,12 @@ from xelm_nemo.clustering.clusterer import Clusterer
 from xelm_nemo.clustering.kmeans import squared_distances
 from xelm_nemo.errors import ArtifactError, ConfigError
 from xelm_nemo.generation import continuations
-from xelm_nemo.generation.continuations import continue_texts, score_continuations, score_sequences
+from xelm_nemo.generation.continuations import (
+    continue_texts,
+    score_averaged,
+    score_continuations,
+    score_sequences,
+)
 from xelm_nemo.generation.opened import open_model
 from xelm_nemo.router.weights import router_log_weights
 
@@ -107,6 +112,35 @@ def test_sequences_are_mixed_once_by_the_weights_of_their_context(root, opened, 
     before = scored(opened, pairs)
     assert score_sequences(opened, pairs, top_k=top_k, batch_tokens=100) == pytest.approx(expected, abs=1e-4)
     assert scored(opened, pairs) == pytest.approx(before, abs=1e-6)
+
+
+@pytest.mark.parametrize("top_k", [None, 1])
+def test_logits_are_averaged_by_the_weights_of_the_context(root, top_k):
+    opened = open_model(root / "set", temperature=5.0)  # for weights that are far from 0 and 1
+    rows = zip(encoded(opened)[1:], (1, 9, 6, 3, 7), strict=True)
+    pairs = [(ids[:-count], ids[-count:]) for ids, count in rows]
+    clusterer, expected = Clusterer.load(root / "clusterer"), []
+    experts = [open_model(root / name).model.experts[0] for name in ("expert0", "expert1")]
+    for context, continuation in pairs:
+        text = opened.tokenizer.decode(context, skip_special_tokens=True)
+        distance = squared_distances(clusterer.features.transform([text]), clusterer.centroids)
+        weights = router_log_weights(torch.from_numpy(distance), temperature=5.0)[0].exp()
+        assert 0.51 < weights.max() < 0.7
+        if top_k:
+            weights = torch.eye(2)[weights.argmax()]
+        ids, nats = [*context, *continuation], 0.0
+        with torch.no_grad():
+            logits = [expert(torch.tensor([ids[:-1]])).logits[0].double() for expert in experts]
+        for place, token in enumerate(continuation, len(context) - 1):
+            mean = sum(w * z[place] for w, z in zip(weights.double(), logits, strict=True))
+            nats += float(mean[token] - mean.exp().sum().log())
+        expected.append(nats)
+    before = scored(opened, pairs)
+    for batch_tokens in (1, 100):
+        found = score_averaged(opened, pairs, top_k=top_k, batch_tokens=batch_tokens)
+        assert [nats for nats, _ in found] == pytest.approx(expected, abs=1e-4)
+    assert scored(opened, pairs) == pytest.approx(before, abs=1e-6)
+    assert before != pytest.approx(expected, abs=1e-2)
 
 
 def test_texts_end_before_the_first_stop(opened):

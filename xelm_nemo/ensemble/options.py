@@ -26,17 +26,20 @@ def sequence_scores(log_p_EO: Tensor, log_w_E: Tensor, top_k: int | None = None)
     return torch.logsumexp(weighed_EO, dim=0)
 
 
-def logit_average_log_prob(logits_ETV: Tensor, w_E: Tensor, target_T: Tensor) -> Tensor:
-    """X-ELM's: log softmax(sum_e w_e z_e) of each target, a geometric rather than an arithmetic mean.
+def logit_average_log_probs(logits_ETV: Tensor, log_w_TE: Tensor) -> Tensor:
+    """X-ELM's: log softmax(sum_e w_e z_e) of every token, a geometric rather than an arithmetic mean.
 
     Args:
         logits_ETV: each expert's logits, [E, T, V].
-        w_E: weights of the experts for the prompt, [E]; an expert of weight 0 is left out.
-        target_T: ids of the target tokens, int64 [T].
+        log_w_TE: log-weights of the experts, in X-ELM those for the prompt at each token, [T, E];
+            -inf leaves an expert out.
 
     Returns:
-        nats, float64 [T].
+        nats, float32 [T, V], float64 of such logits.
     """
-    chosen = w_E.nonzero()[:, 0]  # 0 * -inf would be no number
-    logits_TV = torch.einsum("e,etv->tv", w_E[chosen].double(), logits_ETV[chosen].double())
-    return torch.log_softmax(logits_TV, -1).gather(-1, target_T[:, None])[:, 0]
+    dtype = torch.promote_types(logits_ETV.dtype, torch.float32)
+    mean_TV = torch.zeros_like(logits_ETV[0], dtype=dtype)
+    for logits_TV, w_T in zip(logits_ETV, log_w_TE.T.to(dtype).exp(), strict=True):
+        w_T1 = w_T[:, None]
+        mean_TV += (w_T1 * logits_TV).where(w_T1 > 0, 0)  # 0 * -inf would be no number
+    return torch.log_softmax(mean_TV, -1)

@@ -14,7 +14,7 @@ TASKS = {
     **dict.fromkeys(("ag_news", "amazon_polarity", "dbpedia_14", "financial_phrasebank"), False),
     **dict.fromkeys(("glue-sst2", "tweet_eval-offensive"), False),
 }
-TASK_MIXINGS = ("tokens", "sequence")
+TASK_MIXINGS = ("tokens", "sequence", "logits")
 SAMPLE = "sample"  # evaluation.task_data: the few rows that come with the package
 
 
@@ -44,8 +44,9 @@ class EvaluationConfig:
     num_fewshot: int = 0  # demonstrations before each example; c-BTM: 8, X-ELM: 0, 1, 4 or 8
     fewshot_seeds: list[int] = field(default_factory=lambda: [42])  # a run for each choice of demonstrations
     demo_lang: str | None = None  # the demonstrations' language; None: the task's own
-    task_mixing: str = "tokens"  # as elsewhere; "sequence": each option once, by the prompt, as c-BTM
-    task_temperature: float | None = None  # of the router; None: router.temperature; c-BTM's sequences: 1
+    # "tokens": as elsewhere; by the prompt alone: "sequence", options' scores, as c-BTM; "logits", as X-ELM.
+    task_mixing: str = "tokens"
+    task_temperature: float | None = None  # of the router; None: router.temperature; c-BTM and X-ELM: 1
 
 
 def family_of(task: str) -> str | None:

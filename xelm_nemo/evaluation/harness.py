@@ -18,7 +18,13 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from xelm_nemo.ensemble.batches import batches
 from xelm_nemo.errors import ConfigError
 from xelm_nemo.evaluation.config import TASK_MIXINGS
-from xelm_nemo.generation.continuations import Pair, continue_texts, score_continuations, score_sequences
+from xelm_nemo.generation.continuations import (
+    Pair,
+    continue_texts,
+    score_averaged,
+    score_continuations,
+    score_sequences,
+)
 from xelm_nemo.generation.opened import open_model
 
 _NEW_TOKENS = 256  # lm_eval's own default
@@ -53,7 +59,7 @@ class XelmLM(TemplateLM):
             batch_tokens: tokens of a forward pass, padding included.
             experts_per_token: how many experts the router keeps; None leaves it to the set.
             temperature: of the router; None leaves it to the set.
-            mixing: "tokens", or of options "sequence": c-BTM's, for which its temperature is 1.
+            mixing: "tokens"; or of options "sequence", c-BTM's, or "logits", X-ELM's, whose temperature is 1.
             dtype: of the weights; "auto" takes the files'.
             device: such as "cuda:1"; None takes all GPUs. Where there is no GPU it is the CPU.
             **_: what lm_eval passes to every model, such as `max_batch_size`.
@@ -65,7 +71,7 @@ class XelmLM(TemplateLM):
         super().__init__()
         if mixing not in TASK_MIXINGS:
             raise ConfigError(f"mixing={mixing!r} is not known; use one of {list(TASK_MIXINGS)}.")
-        self._sequence_top_k, self._mixing = experts_per_token, mixing
+        self._top_k, self._mixing = experts_per_token, mixing
         self._opened = open_model(
             Path(pretrained),
             experts_per_token=experts_per_token if mixing == "tokens" else None,
@@ -105,13 +111,10 @@ class XelmLM(TemplateLM):
         pairs = [(context, continuation) for _, context, continuation in requests]
         if self._mixing == "tokens":
             return self._by_tokens(pairs)
-        nats = score_sequences(
-            self._opened,
-            pairs,
-            top_k=self._sequence_top_k,
-            batch_tokens=self._batch_tokens,
-            batch_size=self._batch_size,
-        )
+        how: dict[str, Any] = {"batch_tokens": self._batch_tokens, "batch_size": self._batch_size}
+        if self._mixing == "logits":
+            return score_averaged(self._opened, pairs, top_k=self._top_k, **how)
+        nats = score_sequences(self._opened, pairs, top_k=self._top_k, **how)
         return [(each, False) for each in nats]  # a sequence has no likeliest tokens
 
     def _by_tokens(self, pairs: Sequence[Pair]) -> list[tuple[float, bool]]:

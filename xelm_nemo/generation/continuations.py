@@ -17,6 +17,7 @@ from xelm_nemo.errors import ConfigError
 from xelm_nemo.generation.cache import MixtureCache
 from xelm_nemo.generation.opened import Opened
 from xelm_nemo.generation.routing import FixedRouting
+from xelm_nemo.router.weights import keep_top_k
 
 Pair = tuple[Sequence[int], Sequence[int]]  # context and continuation, token ids
 _LOGITS_AT_ONCE = 1 << 28  # 1 GiB in float32, all experts together
@@ -24,7 +25,12 @@ _LOGITS_AT_ONCE = 1 << 28  # 1 GiB in float32, all experts together
 
 @torch.no_grad()
 def score_continuations(
-    opened: Opened, pairs: Sequence[Pair], *, batch_tokens: int, batch_size: int | None = None
+    opened: Opened,
+    pairs: Sequence[Pair],
+    *,
+    batch_tokens: int,
+    batch_size: int | None = None,
+    averaged_NE: Tensor | None = None,
 ) -> list[tuple[float, bool]]:
     """Log-probability of each continuation given its context, and whether greedy search would give it.
 
@@ -35,6 +41,8 @@ def score_continuations(
         pairs: contexts, of one token or more, and continuations; an empty one is certain.
         batch_tokens: of a forward pass, padding included.
         batch_size: the most texts of a forward pass.
+        averaged_NE: log-weights of the experts for each pair, to average their logits by; None mixes
+            probabilities.
 
     Returns:
         for each pair nats, summed over the continuation, and whether every token of it is the likeliest.
@@ -52,8 +60,10 @@ def score_continuations(
     found = dict.fromkeys(range(len(pairs)), (0.0, True))
     for batch in batches([len(row) - 1 for row in rows], batch_tokens, batch_size):
         encoded = left_padded([rows[n][:-1] for n in batch], opened)
-        scores = _score(opened, encoded, [pairs[wanted[n]][1] for n in batch])
-        found |= dict(zip([wanted[n] for n in batch], scores, strict=True))
+        members = [wanted[n] for n in batch]
+        averaged_BE = None if averaged_NE is None else averaged_NE[members]
+        scores = _score(opened, encoded, [pairs[n][1] for n in members], averaged_BE)
+        found |= dict(zip(members, scores, strict=True))
     return [found[n] for n in range(len(pairs))]
 
 
@@ -79,9 +89,7 @@ def score_sequences(
     """
     model = opened.model
     routing, experts = model.routing, range(len(model.experts))
-    # Weights lag by one token: those for the whole context serve the second token after it.
-    log_w_NE = [routing.log_weights([*context, context[-1]], len(context))[0] for context, _ in pairs]
-    log_p_EN = []
+    log_w_NE, log_p_EN = _context_log_weights(opened, pairs), []
     try:
         for expert in experts:
             model.routing = FixedRouting([float(expert == other) for other in experts], top_k=None)
@@ -94,6 +102,29 @@ def score_sequences(
         float(sequence_scores(log_p_E1, log_w_E, top_k))
         for log_p_E1, log_w_E in zip(log_p_NE1, log_w_NE, strict=True)
     ]
+
+
+def score_averaged(
+    opened: Opened,
+    pairs: Sequence[Pair],
+    *,
+    top_k: int | None,
+    batch_tokens: int,
+    batch_size: int | None = None,
+) -> list[tuple[float, bool]]:
+    """As `score_continuations`, the experts' logits averaged by their weights for the context (X-ELM).
+
+    Args:
+        opened: the model, whose router keeps all experts.
+        pairs: contexts and continuations.
+        top_k: experts kept, renormalised; None keeps all.
+        batch_tokens: of a forward pass, padding included.
+        batch_size: the most texts of a forward pass.
+    """
+    log_w_NE = keep_top_k(_context_log_weights(opened, pairs), top_k)
+    return score_continuations(
+        opened, pairs, batch_tokens=batch_tokens, batch_size=batch_size, averaged_NE=log_w_NE
+    )
 
 
 def continue_texts(
@@ -131,20 +162,32 @@ def left_padded(rows: Sequence[Sequence[int]], opened: Opened) -> dict[str, Tens
     return {name: tensor.to(opened.device) for name, tensor in encoded.items()}
 
 
+def _context_log_weights(opened: Opened, pairs: Sequence[Pair]) -> Tensor:
+    """Log-weights of the experts for each context as a whole, [N, E]."""
+    # Weights lag by one token: those for the whole context serve the second token after it.
+    rows = [opened.model.routing.log_weights([*ids, ids[-1]], len(ids))[0] for ids, _ in pairs]
+    return torch.stack(rows)
+
+
 def _score(
-    opened: Opened, encoded: dict[str, Tensor], targets: Sequence[Sequence[int]]
+    opened: Opened,
+    encoded: dict[str, Tensor],
+    targets: Sequence[Sequence[int]],
+    averaged_BE: Tensor | None,
 ) -> list[tuple[float, bool]]:
     """As `score_continuations`, of one batch whose rows end one token before their continuations do."""
     kept = max(map(len, targets))
     target_BP = torch.tensor([[-1] * (kept - len(target)) + list(target) for target in targets])
-    log_p_BP, best_BP = _target_log_probs(opened, encoded, target_BP)
+    log_p_BP, best_BP = _target_log_probs(opened, encoded, target_BP, averaged_BE)
     wanted_BP = target_BP >= 0
     nats_B = log_p_BP.double().where(wanted_BP, 0.0).sum(1)
     is_greedy_B = ((best_BP == target_BP) | ~wanted_BP).all(1)
     return list(zip(nats_B.tolist(), is_greedy_B.tolist(), strict=True))
 
 
-def _target_log_probs(opened: Opened, encoded: dict[str, Tensor], target_BP: Tensor) -> tuple[Tensor, Tensor]:
+def _target_log_probs(
+    opened: Opened, encoded: dict[str, Tensor], target_BP: Tensor, averaged_BE: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Log-probability and the likeliest token of the last P positions, [B, P] each, on the CPU.
 
     Long continuations go through in pieces, so that a vocabulary of 256k times a context is never in memory.
@@ -163,6 +206,7 @@ def _target_log_probs(opened: Opened, encoded: dict[str, Tensor], target_BP: Ten
             attention_mask=mask_BS[:, :end],
             past_key_values=cache,
             logits_to_keep=end - first,
+            averaged_BE=averaged_BE,
         )
         cache, done = out.past_key_values, end
         target_BC = target_BP[:, first - start : end - start].clamp(min=0).to(out.logits.device)

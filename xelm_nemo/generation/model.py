@@ -8,7 +8,7 @@ Shape letters: B texts, S tokens so far, P tokens to predict from (the last ones
 import copy
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from xelm_nemo import device as devices
 from xelm_nemo.artifacts import MANIFEST
 from xelm_nemo.clustering.clusterer import Clusterer, TfidfClusterer
 from xelm_nemo.ensemble.mixture import next_log_probs
+from xelm_nemo.ensemble.options import logit_average_log_probs
 from xelm_nemo.ensemble.shelf import Shelf
 from xelm_nemo.errors import ArtifactError, ConfigError
 from xelm_nemo.generation.cache import MixtureCache
@@ -148,6 +149,7 @@ class XelmForCausalLM(PreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         use_cache: bool | None = True,
         logits_to_keep: int = 0,
+        averaged_BE: Tensor | None = None,
         **_: Any,
     ) -> CausalLMOutputWithPast:
         """Log-probabilities of the next token, float32 [B, P, V], after the last P tokens or after all given.
@@ -159,6 +161,8 @@ class XelmForCausalLM(PreTrainedModel, GenerationMixin):
             labels: targets as elsewhere in Hugging Face (-100: none); with them `loss` is their mean in nats.
             use_cache: whether to return the cache.
             logits_to_keep: P; 0 is all new tokens.
+            averaged_BE: log-weights of the experts for each text, to average their logits by, as X-ELM's
+                few-shot evaluation does; None mixes probabilities, by the set's own weights.
         """
         cache = past_key_values
         if not isinstance(cache, MixtureCache):
@@ -167,29 +171,37 @@ class XelmForCausalLM(PreTrainedModel, GenerationMixin):
             cache = MixtureCache(len(self.experts), len(input_ids), input_ids.device)
         cache.extend(input_ids, attention_mask)
         kept = min(logits_to_keep or input_ids.shape[1], input_ids.shape[1])
-        log_p_BPV = self._mix(cache, self._route(cache, kept))
+        log_p_BPV = self._mix(
+            cache,
+            self._route(cache, kept, averaged_BE),
+            next_log_probs if averaged_BE is None else logit_average_log_probs,
+        )
         loss = None if labels is None else _loss(log_p_BPV, labels)
         return CausalLMOutputWithPast(
             loss=loss, logits=log_p_BPV, past_key_values=cache if use_cache else None
         )
 
-    def _route(self, cache: MixtureCache, kept: int) -> Tensor:
+    def _route(self, cache: MixtureCache, kept: int, given_BE: Tensor | None) -> Tensor:
         """Log-weights [B, P, E]; NaN at padding, which predicts nothing."""
         log_w_BPE = cache.log_w_BSE[:, -kept:]
-        for ids_S, is_text_S, log_w_PE in zip(cache.ids_BS, cache.mask_BS.bool(), log_w_BPE, strict=True):
+        is_text_BS = cache.mask_BS.bool()
+        if given_BE is not None:
+            wanted_BP1 = is_text_BS[:, -kept:, None].cpu()
+            return log_w_BPE.copy_(given_BE[:, None].where(wanted_BP1, torch.nan))
+        for ids_S, is_text_S, log_w_PE in zip(cache.ids_BS, is_text_BS, log_w_BPE, strict=True):
             wanted_P = is_text_S[-kept:].cpu()
             if wanted_P.any():
                 ids = ids_S[is_text_S].tolist()
                 log_w_PE[wanted_P] = self.routing.log_weights(ids, len(ids) - int(wanted_P.sum()))
         return log_w_BPE
 
-    def _mix(self, cache: MixtureCache, log_w_BPE: Tensor) -> Tensor:
+    def _mix(self, cache: MixtureCache, log_w_BPE: Tensor, mix: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         batch_size, kept, _ = log_w_BPE.shape
         needed = (log_w_BPE > -math.inf).flatten(0, 1).any(0).nonzero()[:, 0].tolist()
         logits = [self._run(cache, *visit, kept) for visit in self._visit(needed)]
         logits_ENV = torch.stack([each.to(logits[0].device) for each in logits]).flatten(1, 2)
         log_w_NE = log_w_BPE[..., needed].flatten(0, 1).nan_to_num(0.0, neginf=-math.inf)
-        mixed_NV = next_log_probs(logits_ENV, log_w_NE.to(logits_ENV.device))
+        mixed_NV = mix(logits_ENV, log_w_NE.to(logits_ENV.device))
         return mixed_NV.view(batch_size, kept, -1)
 
     def _visit(self, chosen: Sequence[int]) -> Iterator[tuple[int, Any, torch.device]]:

@@ -83,13 +83,16 @@ def _weighing(run: Run) -> str:
     """How the experts are weighed, in a sentence."""
     router, config = run.config.router, run.config.evaluation
     if not _can_route(run):
-        return "All experts weigh alike, for the clusterer places no texts."
+        averaged = "; their logits are averaged" if config.task_mixing == "logits" else ""
+        return f"All experts weigh alike, for the clusterer places no texts{averaged}."
     temperature = router.temperature if config.task_temperature is None else config.task_temperature
     by_router = f"by the router (rule {router.rule}, temperature {temperature:g})"
-    if config.task_mixing == "sequence":
-        return (
-            f"Experts are mixed once an option, weighed by its prompt {by_router}; top-k leaves out the rest."
-        )
+    match config.task_mixing:
+        case "sequence":
+            once = f"Experts are mixed once an option, weighed by its prompt {by_router}"
+            return f"{once}; top-k leaves out the rest."
+        case "logits":
+            return f"Experts' logits are averaged, weighed by the prompt {by_router}; top-k keeps k of them."
     return f"Experts are weighed anew at every token {by_router}; top-k keeps k of them."
 
 

@@ -85,6 +85,12 @@ def test_nothing_is_certain_to_follow(opened):
     assert scored(opened, [(first, []), pair])[1] == pytest.approx(scored(opened, [pair])[0], abs=1e-6)
 
 
+@pytest.mark.parametrize("score", [score_continuations, score_sequences, score_averaged])
+def test_no_pairs_have_no_scores(opened, score):
+    how = {} if score is score_continuations else {"top_k": 1}
+    assert score(opened, [], batch_tokens=100, **how) == []
+
+
 def test_a_single_model_opens_as_a_mixture_of_itself(root):
     from transformers import AutoModelForCausalLM
 

@@ -166,7 +166,7 @@ def _context_log_weights(opened: Opened, pairs: Sequence[Pair]) -> Tensor:
     """Log-weights of the experts for each context as a whole, [N, E]."""
     # Weights lag by one token: those for the whole context serve the second token after it.
     rows = [opened.model.routing.log_weights([*ids, ids[-1]], len(ids))[0] for ids, _ in pairs]
-    return torch.stack(rows)
+    return torch.stack(rows) if rows else torch.empty(0, len(opened.model.experts))
 
 
 def _score(

@@ -59,7 +59,8 @@ def model_parallel(
     device.enter(local_rank=local_rank, threads=threads, deterministic=deterministic)
     _init_process_group(world_size, timeout_seconds)
     parallel_state.initialize_model_parallel(tensor_model_parallel_size, pipeline_model_parallel_size)
-    model_parallel_cuda_manual_seed(seed, force_reset_rng=True)
+    # On a GPU the streams of dropout are generators, not copies of one's state: a CUDA graph can hold them.
+    model_parallel_cuda_manual_seed(seed, use_cudagraphable_rng=device.has_cuda(), force_reset_rng=True)
     try:
         yield Layout(
             rank=dist.get_rank(),

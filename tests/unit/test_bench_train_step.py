@@ -44,7 +44,7 @@ def test_hugging_faces_step_learns_from_the_same_loss_as_ours(tmp_path, monkeypa
     [
         ("layouts=tp3x", "write such as dp4, tp2_sp or tp2_pp2_sp"),
         ("layouts=tp2", "is for 2 ranks; start that many with torchrun"),
-        ("providers=theirs", "use ['stock', 'stock_balanced', 'hugging_face', 'ours', 'nemo']"),
+        ("providers=theirs", "use ['stock', 'stock_balanced', 'hugging_face', 'ours', 'ours_eager', 'nemo']"),
         ("steps=many", "steps takes a number"),
         ("speed=1", "means nothing here"),
     ],

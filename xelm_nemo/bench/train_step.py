@@ -9,11 +9,12 @@ FP8. What TFLOP/s and MFU count is said in model/flops.py.
 """
 
 import gc
+import itertools
 import os
 import socket
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -30,13 +31,14 @@ from xelm_nemo.bench.stock import stock_step
 from xelm_nemo.bench.timing import Row, failure
 from xelm_nemo.errors import ConfigError
 from xelm_nemo.expert.config import OptimConfig
-from xelm_nemo.expert.data import Batch, as_batch
+from xelm_nemo.expert.data import as_batch
+from xelm_nemo.expert.graph import StepGraph, own_stream
 from xelm_nemo.expert.optim import make_optimizer, wrap
-from xelm_nemo.expert.step import train_step
+from xelm_nemo.expert.step import forward_backward, train_step
 from xelm_nemo.model.flops import own_peak
 from xelm_nemo.model.gpt import DecoderModel, build_model
 
-WARM_UPS = 2
+WARM_UPS = 4  # of which a graph's last is recorded
 Step = Callable[[], float]  # does one step; gives its loss
 
 
@@ -50,10 +52,13 @@ def measure(setting: Setting, name: str, steps: int) -> Row:
 def _steps(make: Callable[[Setting, torch.Tensor], Step], setting: Setting, steps: int) -> dict[str, Any]:
     """`seconds` and `losses` of a provider's first steps, and `peak_gib`, None without a GPU."""
     layout = setting.layout
-    with parallel.model_parallel(
-        tensor_model_parallel_size=layout.tensor_model_parallel_size,
-        pipeline_model_parallel_size=layout.pipeline_model_parallel_size,
-    ) as place:
+    with (
+        parallel.model_parallel(
+            tensor_model_parallel_size=layout.tensor_model_parallel_size,
+            pipeline_model_parallel_size=layout.pipeline_model_parallel_size,
+        ) as place,
+        own_stream(),
+    ):
         _forget_peak()
         torch.manual_seed(place.dp_rank)
         tokens = torch.randint(setting.vocab_size, (setting.micro_batch_size, setting.seq_length + 1))
@@ -99,26 +104,25 @@ def _row(setting: Setting, seconds: float) -> Row:
     return row if peak is None else row | {"mfu": round(flops / peak, 3)}
 
 
-def our_model(setting: Setting) -> tuple[DecoderModel, Any, Any]:
+def our_model(setting: Setting, *, overlap_param_gather: bool = True) -> tuple[DecoderModel, Any, Any]:
     """An expert, the wrapper that it is trained in, and its optimizer."""
     sizes: dict[str, Any] = {"vocab_size": setting.vocab_size, "dtype": torch.bfloat16, "fp8": setting.fp8}
     core = build_model(setting.shape, setting.layout, **sizes)
-    model = wrap(core)
+    model = wrap(core, overlap_param_gather=overlap_param_gather)
     return core, model, make_optimizer(OptimConfig(), model)
 
 
-def _ours(setting: Setting, tokens: torch.Tensor) -> Step:
-    """The training step of the experts."""
-    _, model, optimizer = our_model(setting)
+def _ours(setting: Setting, tokens: torch.Tensor, *, graphed: bool = True) -> Step:
+    """The training step of the experts, as a CUDA graph where there is a GPU, or else launched by kernels."""
+    graphed = graphed and device.has_cuda()
+    _, model, optimizer = our_model(setting, overlap_param_gather=not graphed)
+    graph = StepGraph(partial(forward_backward, model, setting.num_micro_batches)) if graphed else None
     batch = as_batch(tokens)
     model.train()
 
-    def batches() -> Iterator[Batch]:
-        while True:
-            yield batch
-
     def step() -> float:
-        loss, _ = train_step(model, optimizer, batches(), setting.num_micro_batches)
+        batches = itertools.repeat(batch, setting.num_micro_batches)
+        loss, _ = train_step(model, optimizer, batches, setting.num_micro_batches, graph=graph)
         return float(loss)
 
     return step
@@ -148,6 +152,7 @@ PROVIDERS: dict[str, Callable[[Setting, int], dict[str, Any]]] = {
     "stock_balanced": partial(_steps, partial(_stock, balanced=True)),
     "hugging_face": partial(_steps, _hugging_face),
     "ours": partial(_steps, _ours),
+    "ours_eager": partial(_steps, partial(_ours, graphed=False)),
     "nemo": nemo_steps,
 }
 

@@ -32,6 +32,7 @@ FREE_KEYS = (
     "training.train_clusters",
     "training.skip_bad_steps",
     "training.deterministic",
+    "training.cuda_graphs",
     "training.log_interval",
     "training.save_interval",
     "training.eval_interval",

@@ -18,7 +18,7 @@ MODEL = "model"  # the finished model folder inside the job's folder
 
 # Places, layout and screens: what the trained weights do not depend on.
 _NOT_IDENTITY = {
-    *("folder", "init", "tokens", "tokenizer", "parallel", "threads", "deterministic"),
+    *("folder", "init", "tokens", "tokenizer", "parallel", "threads", "deterministic", "cuda_graphs"),
     *("log_interval", "save_interval", "eval_interval", "eval_sequences", "stop_signals", "step_timeout"),
     *("keep_last", "keep_best", "keep_optimizer", "resume_at", "skip_bad_steps", "profile_iters"),
 }
@@ -55,6 +55,7 @@ class TrainJob:
     resume_at: int | None = None  # iteration of the checkpoint to go back to
     keep_optimizer: bool = True  # checkpoints stay when the model is finished
     deterministic: bool = False
+    cuda_graphs: bool = True
     profile_iters: Sequence[int] = ()  # that have a trace
     threads: int = 1
     step_timeout: float = 1800.0  # seconds

@@ -5,6 +5,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ from xelm_nemo.expert.best import Best
 from xelm_nemo.expert.config import learning_rate
 from xelm_nemo.expert.data import Batches, check_vocabulary
 from xelm_nemo.expert.going_back import forget_later
+from xelm_nemo.expert.graph import StepGraph, own_stream, why_no_graph
 from xelm_nemo.expert.job import CHECKPOINTS, TrainJob
 from xelm_nemo.expert.memory import check_memory, report_memory
 from xelm_nemo.expert.optim import gather_weights, make_optimizer, set_learning_rate, wrap
 from xelm_nemo.expert.screen import Screen
-from xelm_nemo.expert.step import find_scales, seed_dropout, train_step, valid_loss
+from xelm_nemo.expert.step import find_scales, forward_backward, seed_dropout, train_step, valid_loss
 from xelm_nemo.expert.traces import Traces
 from xelm_nemo.expert.watchdog import Watchdog
 from xelm_nemo.files import write_json
@@ -62,14 +64,17 @@ def train(job: TrainJob, watch: Watch = Watch()) -> None:
         Stopped: a rank was asked to stop; the step it was in is finished and saved.
     """
     sizes = job.parallel
-    with parallel.model_parallel(
-        tensor_model_parallel_size=sizes.tensor_model_parallel_size,
-        pipeline_model_parallel_size=sizes.pipeline_model_parallel_size,
-        seed=job.seed,
-        threads=job.threads,
-        deterministic=job.deterministic,
-        timeout_seconds=2 * job.step_timeout,  # the watchdog says more
-    ) as layout:
+    with (
+        parallel.model_parallel(
+            tensor_model_parallel_size=sizes.tensor_model_parallel_size,
+            pipeline_model_parallel_size=sizes.pipeline_model_parallel_size,
+            seed=job.seed,
+            threads=job.threads,
+            deterministic=job.deterministic,
+            timeout_seconds=2 * job.step_timeout,  # the watchdog says more
+        ) as layout,
+        own_stream(),
+    ):
         Trainer(job, layout, watch).run()
 
 
@@ -88,9 +93,12 @@ class Trainer:
             report_memory(job)
         numbers: dict[str, Any] = {"dtype": DTYPES[job.dtype], "fp8": job.fp8}
         self.core = store.load_model(Path(job.init), job.parallel, shape=job.shape, **numbers)
-        self.model = wrap(self.core)
+        graphed = job.cuda_graphs and self._can_graph()
+        self.model = wrap(self.core, overlap_param_gather=not graphed)
         self.optimizer = make_optimizer(job.optim, self.model)
         self.batches = Batches(job, layout)
+        run = partial(forward_backward, self.model, self.batches.micro_batches)
+        self.graph = StepGraph(run) if graphed else None
         self.agreement = parallel.Agreement()
         self.checkpoints = store.Checkpoints(folder / CHECKPOINTS, self.agreement, keep=job.keep_last)
         self.iteration = self.saved = self.checkpoints.load_latest(self.core, self.optimizer)
@@ -127,6 +135,8 @@ class Trainer:
             self.checkpoints.abandon(error)
             raise
         finally:
+            if self.graph is not None:
+                self.graph.end()
             watchdog.end()
             gc.unfreeze()
         self.agreement.settle()
@@ -189,6 +199,7 @@ class Trainer:
             batches,
             self.batches.micro_batches,
             before_update=self.checkpoints.wait_for_copy,
+            graph=self.graph,
         )
         self.iteration += 1
         self.watch.at_step(self.iteration)
@@ -212,6 +223,13 @@ class Trainer:
                 f"training.skip_bad_steps; the step's tokens are in {path}."
             )
         log.warning("%s; the step is left out, its tokens are in %s", what, path)
+
+    def _can_graph(self) -> bool:
+        job = self.job
+        reason = why_no_graph(document_mask=job.document_mask, seq_length=job.seq_length)
+        if reason and device.has_cuda():
+            log.info("%s: steps are not run as CUDA graphs: %s", job.name, reason)
+        return reason is None
 
     def _due(self, interval: int) -> bool:
         return self.iteration % interval == 0 or self.iteration == self.job.train_iters

@@ -16,17 +16,18 @@ from xelm_nemo.expert.optim_state import save_in_place
 from xelm_nemo.model.gpt import DecoderModel
 
 
-def wrap(model: DecoderModel) -> DistributedDataParallel:
+def wrap(model: DecoderModel, *, overlap_param_gather: bool = True) -> DistributedDataParallel:
     """The model in Megatron's data-parallel wrapper, gradients in float32.
 
-    Ranks exchange gradients while backward computes others, and weights while forward does.
+    Ranks exchange gradients while backward computes others, and weights while forward does, or else at the
+    end of the optimizer's step.
     """
     has_peers = dist.get_world_size(parallel.data_parallel_group()) > 1
     config = DistributedDataParallelConfig(
         grad_reduce_in_fp32=True,
         use_distributed_optimizer=True,
         overlap_grad_reduce=has_peers,
-        overlap_param_gather=has_peers,
+        overlap_param_gather=has_peers and overlap_param_gather,
     )
     for module in model.modules():
         if hasattr(module, "fuse_wgrad_accumulation"):  # Transformer Engine's: sums in main_grad itself

@@ -10,10 +10,11 @@ import torch
 import torch.distributed as dist
 from megatron.core.distributed import finalize_model_grads
 from megatron.core.pipeline_parallel import get_forward_backward_func
-from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
+from megatron.core.tensor_parallel import get_cuda_rng_tracker, model_parallel_cuda_manual_seed
 
 from xelm_nemo import device, parallel
 from xelm_nemo.expert.data import Batch
+from xelm_nemo.expert.graph import StepGraph
 from xelm_nemo.expert.optim import update
 from xelm_nemo.parallel import Layout
 
@@ -26,10 +27,12 @@ def train_step(
     num_micro_batches: int,
     *,
     before_update: Callable[[], None] = lambda: None,
+    graph: StepGraph | None = None,
 ) -> tuple[torch.Tensor, float]:
     """Forward, backward and, if the gradient is finite, update.
 
-    `before_update` is called when weights and optimizer are about to change.
+    `before_update` is called when weights and optimizer are about to change. With `graph`, which is of this
+    model and number of micro-batches, forward and backward are recorded and replayed.
 
     Returns:
         The mean loss of the step in nats per token, a tensor on the device of every rank, and the norm
@@ -38,10 +41,15 @@ def train_step(
     model.zero_grad_buffer()
     optimizer.zero_grad()
     with device.span("forward_backward"):
-        loss = _run(model, batches, num_micro_batches, forward_only=False)
+        loss = graph(batches) if graph else forward_backward(model, num_micro_batches, batches)
     with device.span("optimizer"):
         before_update()
         return loss, update(optimizer)
+
+
+def forward_backward(model: Any, num_micro_batches: int, batches: Iterator[Batch]) -> torch.Tensor:
+    """The mean loss of these micro-batches; the gradient is added to the model's."""
+    return _run(model, batches, num_micro_batches, forward_only=False)
 
 
 def find_scales(model: Any, batches: Iterator[Batch]) -> None:
@@ -68,7 +76,13 @@ def valid_loss(model: Any, num_micro_batches: int, batches: Iterator[Batch]) -> 
 def seed_dropout(seed: int, iteration: int, layout: Layout) -> None:
     """Start this step's dropout from (seed, iteration, rank): no generator state need be saved to resume."""
     entropy = np.random.SeedSequence([seed, iteration, layout.pp_rank, layout.dp_rank])
+    tracker = get_cuda_rng_tracker()
+    generators = tracker.get_states()
     model_parallel_cuda_manual_seed(int(entropy.generate_state(1)[0]) >> 2)
+    if device.has_cuda():  # a CUDA graph knows the old ones, so they take over the new ones' seeds
+        for name, new in tracker.get_states().items():
+            generators[name].manual_seed(new.initial_seed())
+        tracker.set_states(generators)
 
 
 def _run(model: Any, batches: Iterator[Batch], num_micro_batches: int, *, forward_only: bool) -> torch.Tensor:

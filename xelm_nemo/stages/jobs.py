@@ -82,6 +82,7 @@ def expert_job(run: Run, cluster: int) -> TrainJob:
         resume_at=config.checkpoint.resume_at,
         keep_optimizer=config.checkpoint.keep_optimizer,
         deterministic=training.deterministic,
+        cuda_graphs=training.cuda_graphs,
         threads=config.launch.threads,
         step_timeout=config.launch.step_timeout,
         stop_signals=config.launch.stop_signals,

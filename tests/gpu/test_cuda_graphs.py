@@ -1,0 +1,82 @@
+"""Steps that a CUDA graph runs: the bits of steps without one, dropout and FP8's scales included."""
+
+import pytest
+import torch
+
+from tests.helpers import megatron_cpu
+from tests.helpers.megatron_cpu import Workshop, checkpoint_tensors, losses
+from tests.helpers.weights import assert_same_tensors
+from xelm_nemo.expert.graph import WARM_UPS
+from xelm_nemo.expert.job import TrainJob
+from xelm_nemo.expert.loop import train
+from xelm_nemo.model.config import FP8Config, ModelConfig, ParallelConfig
+
+SHAPE = ModelConfig(
+    num_layers=4, hidden_size=256, ffn_hidden_size=1024, num_attention_heads=4, max_position_embeddings=64
+)
+LENGTH = {"seq_length": 64, "train_iters": WARM_UPS + 4, "save_interval": 2, "eval_interval": 3}
+SETTINGS = {
+    "bf16": {},
+    "fp8": {"fp8": FP8Config(recipe="delayed", head=True)},
+    "recomputed": {"layout": ParallelConfig(recompute_granularity="full")},
+}
+ON_TWO = {
+    "tp2_sp": ParallelConfig(tensor_model_parallel_size=2, sequence_parallel=True),
+    "pp2": ParallelConfig(pipeline_model_parallel_size=2),
+    "dp2": ParallelConfig(data_parallel_size=2),
+}
+
+
+@pytest.fixture
+def workshop(tmp_path):
+    """A place for jobs."""
+    place = Workshop(tmp_path)
+    place.set_up(SHAPE)
+    return place
+
+
+def pair(workshop, name, **settings):
+    """Two jobs, without a graph and with one, that are equal otherwise."""
+    assert SHAPE.hidden_dropout > 0 and SHAPE.attention_dropout > 0
+    settings = {"dtype": "bf16", "deterministic": True, **LENGTH, **settings}
+    return [
+        workshop.job(f"{name}_{graphs}", SHAPE, cuda_graphs=graphs, **settings) for graphs in (False, True)
+    ]
+
+
+def assert_same_run(folders):
+    assert len(losses(folders[0])) > LENGTH["train_iters"]
+    assert losses(folders[0]) == losses(folders[1])
+    assert_same_tensors(*(checkpoint_tensors(folder / "model/weights") for folder in folders))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", SETTINGS)
+def test_graph_has_the_bits_of_steps_without(workshop, name):
+    folders = pair(workshop, name, **SETTINGS[name])
+    for folder in folders:
+        train(TrainJob.load(folder))
+    assert_same_run(folders)
+
+
+@pytest.mark.gpu
+def test_instruction_data_in_a_graph(workshop):
+    megatron_cpu.write_sources(workshop.folder / "tokens")
+    folders = pair(workshop, "instructions")
+    for folder in folders:
+        train(TrainJob.load(folder))
+    assert_same_run(folders)
+
+
+@pytest.mark.multigpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("precision", ["bf16", "fp8"])
+def test_graph_of_two_ranks(workshop, precision):
+    pairs = {
+        name: pair(workshop, name, layout=layout, **SETTINGS[precision]) for name, layout in ON_TWO.items()
+    }
+    folders = [folder for two in pairs.values() for folder in two]
+    ports = megatron_cpu.free_ports(len(folders))
+    megatron_cpu.on_ranks(2, megatron_cpu.train_in_turn, folders, ports)
+    for two in pairs.values():
+        assert_same_run(two)

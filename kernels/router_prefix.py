@@ -15,7 +15,15 @@ Shape letters: N documents, T tokens of all of them, F terms, D dimensions, K cl
 import torch
 
 from xelm_kernels.optional_triton import tl, triton
-from xelm_kernels.router_score import TOO_SHORT, check_rule, distances_of, weights_of, weights_ref
+from xelm_kernels.router_score import (
+    TOO_SHORT,
+    check_rule,
+    constants,
+    distances_of,
+    refuse_gradients,
+    weights_of,
+    weights_ref,
+)
 
 # --- Reference -----------------------------------------------------------------
 
@@ -42,12 +50,12 @@ def prefix_squared_distances_ref(starts, settled_starts, settled, open_starts, o
 
 
 @triton.jit
-def _add(z_D, weight, terms_ptr, begin, end, idf_ptr, table_ptr, stride_f, d, D: tl.constexpr):
+def _add(z_D, weight, terms_ptr, begin, end, idf_ptr, table_ptr, d, STRIDE_F: tl.constexpr, D: tl.constexpr):
     """A sum with some more terms, and the weight of all of them."""
     for i in range(begin, end):
         term = tl.load(terms_ptr + i).to(tl.int64)
         idf = tl.load(idf_ptr + term).to(tl.float64)
-        z_D += idf * tl.load(table_ptr + term * stride_f + d, mask=d < D, other=0.0).to(tl.float64)
+        z_D += idf * tl.load(table_ptr + term * STRIDE_F + d, mask=d < D, other=0.0).to(tl.float64)
         weight += idf
     return z_D, weight
 
@@ -65,7 +73,7 @@ def _router_prefix_kernel(
     out_ptr,
     K,
     temperature,
-    stride_f,
+    STRIDE_F: tl.constexpr,
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -79,13 +87,13 @@ def _router_prefix_kernel(
     weight = tl.sum(z_D, 0)
     for t in range(first, end):
         begin, behind = tl.load(settled_starts_ptr + t), tl.load(settled_starts_ptr + t + 1)
-        z_D, weight = _add(z_D, weight, settled_ptr, begin, behind, idf_ptr, table_ptr, stride_f, d, D)
+        z_D, weight = _add(z_D, weight, settled_ptr, begin, behind, idf_ptr, table_ptr, d, STRIDE_F, D)
         begin, behind = tl.load(open_starts_ptr + t), tl.load(open_starts_ptr + t + 1)
-        u_D, whole = _add(z_D, weight, open_ptr, begin, behind, idf_ptr, table_ptr, stride_f, d, D)
+        u_D, whole = _add(z_D, weight, open_ptr, begin, behind, idf_ptr, table_ptr, d, STRIDE_F, D)
         u_D = u_D / tl.where(whole == 0.0, 1.0, whole)
         distance_K = distances_of(u_D, centroids_ptr, d, K, D, BLOCK_K)
-        weight_K = weights_of(distance_K, temperature, BLOCK_K, POWER, TOP_K)
-        tl.store(out_ptr + t * K + k, weight_K, mask=k < K)
+        weight_NK = weights_of(distance_K[None, :], temperature, BLOCK_K, POWER, TOP_K)
+        tl.store(out_ptr + t * K + k[None, :], weight_NK, mask=(k < K)[None, :])
 
 
 # --- Launch --------------------------------------------------------------------
@@ -100,16 +108,12 @@ def _check(starts, settled_starts, settled, open_starts, opened, idf_F, table_FD
             "router_prefix: starts [N + 1], settled_starts [T + 1], settled, open_starts [T + 1], opened, "
             f"idf [F], table [F, D] and centroids [K, D] must fit together; got {shapes}."
         )
-    if any(x.requires_grad for x in (idf_F, table_FD, c_KD)):
-        raise NotImplementedError(
-            "router_prefix has no backward; call it under torch.no_grad() on detached inputs."
-        )
+    refuse_gradients("router_prefix", idf_F, table_FD, c_KD)
 
 
 def _launch(starts, settled_starts, settled, open_starts, opened, idf_F, table_FD, c_KD, rule):
     """Weights by (power, temperature, top_k); one program, of one warp, a document."""
-    (K, D), (power, temperature, top_k) = c_KD.shape, rule
-    block_k = triton.next_power_of_2(K)
+    K, (power, temperature, top_k) = len(c_KD), rule
     out_TK = torch.empty(len(settled_starts) - 1, K, dtype=torch.float32, device=starts.device)
     if len(out_TK) > 0:  # a grid may not be empty
         table_FD = table_FD if table_FD.stride(-1) == 1 else table_FD.contiguous()
@@ -117,12 +121,8 @@ def _launch(starts, settled_starts, settled, open_starts, opened, idf_F, table_F
             *(starts.contiguous(), settled_starts.contiguous(), settled.contiguous()),
             *(open_starts.contiguous(), opened.contiguous(), idf_F.contiguous()),
             *(table_FD, c_KD.contiguous(), out_TK),
-            *(K, temperature, table_FD.stride(0)),
-            D=D,
-            BLOCK_D=triton.next_power_of_2(D),
-            BLOCK_K=block_k,
-            POWER=power,
-            TOP_K=block_k if top_k is None or top_k >= K else top_k,
+            *(K, temperature),
+            **constants(table_FD, c_KD, power, top_k),
             num_warps=1,
         )
     return out_TK

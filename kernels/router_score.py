@@ -6,7 +6,9 @@
 
 Power 2 is the rule of the programs of c-BTM and X-ELM, 1 the one that c-BTM (arXiv 2303.14177) prints. A
 vector shorter than scikit-learn normalises (10 times the precision of a double) stays as it is, as that of an
-empty row does. No vector and no distance is written: a program keeps its row's vector of D numbers to itself.
+empty row does. No vector is written: a program keeps those of its rows to itself. Of few rows each has a
+program, which reads several entries at a time; of many rows a program takes a block, reads an entry of each
+at a time, and has the products with the centroids from the tensor cores.
 Shape letters: N rows, F terms, D dimensions, K clusters.
 """
 
@@ -37,7 +39,7 @@ def weights_ref(distance_NK, power, temperature, top_k):
     return weights_NK * kept_NK / (weights_NK * kept_NK).sum(-1, keepdim=True)
 
 
-# --- Kernel --------------------------------------------------------------------
+# --- Kernels -------------------------------------------------------------------
 
 
 @triton.jit
@@ -59,19 +61,20 @@ def distances_of(z_D, centroids_ptr, d, K, D: tl.constexpr, BLOCK_K: tl.constexp
 
 
 @triton.jit
-def weights_of(distance_K, temperature, BLOCK_K: tl.constexpr, POWER: tl.constexpr, TOP_K: tl.constexpr):
-    """The rule; 0 behind the last cluster."""
-    k = tl.arange(0, BLOCK_K)
-    energy_K = distance_K if POWER == 1 else distance_K * distance_K
-    weight_K = tl.exp((tl.min(energy_K, 0) - energy_K) / temperature)
+def weights_of(distance_NK, temperature, BLOCK_K: tl.constexpr, POWER: tl.constexpr, TOP_K: tl.constexpr):
+    """The rule, a row at a time; 0 behind the last cluster."""
+    k = tl.arange(0, BLOCK_K)[None, :]
+    energy_NK = distance_NK if POWER == 1 else distance_NK * distance_NK
+    weight_NK = tl.exp((tl.min(energy_NK, 1)[:, None] - energy_NK) / temperature)
     if TOP_K < BLOCK_K:
-        left_K = energy_K
+        left_NK = energy_NK
         for _ in range(TOP_K):
             # Of equal ones the lower index: argmin leaves open which it is on a GPU.
-            first = tl.min(tl.where(left_K == tl.min(left_K, 0), k, BLOCK_K), 0)
-            left_K = tl.where(k == first, float("inf"), left_K)
-        weight_K = tl.where(left_K == float("inf"), weight_K, 0.0)
-    return weight_K / tl.sum(weight_K, 0)
+            is_least = left_NK == tl.min(left_NK, 1)[:, None]
+            first_N = tl.min(tl.where(is_least, k, BLOCK_K), 1)
+            left_NK = tl.where(k == first_N[:, None], float("inf"), left_NK)
+        weight_NK = tl.where(left_NK == float("inf"), weight_NK, 0.0)
+    return weight_NK / tl.sum(weight_NK, 1)[:, None]
 
 
 @triton.jit
@@ -84,14 +87,14 @@ def _router_score_kernel(
     out_ptr,
     K,
     temperature,
-    stride_f,
+    STRIDE_F: tl.constexpr,  # known to the compiler, for it to read as many numbers at once as are aligned
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_K: tl.constexpr,
-    BLOCK_I: tl.constexpr,
     POWER: tl.constexpr,
     TOP_K: tl.constexpr,
     IS_NEAREST: tl.constexpr,
+    BLOCK_I: tl.constexpr,
 ):
     n = tl.program_id(0).to(tl.int64)
     begin, end = tl.load(starts_ptr + n), tl.load(starts_ptr + n + 1)
@@ -103,7 +106,7 @@ def _router_score_kernel(
         column = tl.load(columns_ptr + start + i, mask=is_entry, other=0).to(tl.int64)
         value = tl.load(values_ptr + start + i, mask=is_entry, other=0.0).to(tl.float32)
         mask = is_entry[:, None] & (d < D)[None, :]
-        row = tl.load(table_ptr + column[:, None] * stride_f + d[None, :], mask=mask, other=0.0).to(
+        row = tl.load(table_ptr + column[:, None] * STRIDE_F + d[None, :], mask=mask, other=0.0).to(
             tl.float32
         )
         z_D += tl.sum(value[:, None] * row, 0)
@@ -113,25 +116,117 @@ def _router_score_kernel(
         nearest = tl.min(tl.where(distance_K == tl.min(distance_K, 0), k, BLOCK_K), 0)
         tl.store(out_ptr + n, nearest.to(tl.int64))
     else:
-        weight_K = weights_of(distance_K, temperature, BLOCK_K, POWER, TOP_K)
-        tl.store(out_ptr + n * K + k, weight_K, mask=k < K)
+        weight_NK = weights_of(distance_K[None, :], temperature, BLOCK_K, POWER, TOP_K)
+        tl.store(out_ptr + n * K + k[None, :], weight_NK, mask=(k < K)[None, :])
+
+
+@triton.jit
+def _unit_vectors(
+    starts_ptr,
+    columns_ptr,
+    values_ptr,
+    table_ptr,
+    n,
+    N,
+    STRIDE_F: tl.constexpr,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    UNROLL: tl.constexpr,
+):
+    """The vectors of rows n, float32 [BLOCK_N, BLOCK_D], an entry of each row at a time."""
+    d = tl.arange(0, BLOCK_D)
+    begin_N = tl.load(starts_ptr + n, mask=n < N, other=0)
+    end_N = tl.load(starts_ptr + n + 1, mask=n < N, other=0)
+    z_ND = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
+    for start in range(0, tl.max(end_N - begin_N, 0), UNROLL):
+        for i in tl.static_range(UNROLL):  # whose reads are all on their way before the first is added
+            at_N = begin_N + start + i
+            is_entry_N = at_N < end_N
+            column_N = tl.load(columns_ptr + at_N, mask=is_entry_N, other=0).to(tl.int64)
+            value_N = tl.load(values_ptr + at_N, mask=is_entry_N, other=0.0).to(tl.float32)
+            mask = is_entry_N[:, None] & (d < D)[None, :]
+            row_ND = tl.load(table_ptr + column_N[:, None] * STRIDE_F + d[None, :], mask=mask, other=0.0)
+            z_ND += value_N[:, None] * row_ND.to(tl.float32)
+    length_N = tl.sqrt(tl.sum(z_ND * z_ND, 1))
+    return z_ND / tl.where(length_N < 2.220446049250313e-15, 1.0, length_N)[:, None]
+
+
+@triton.jit
+def _router_score_block_kernel(
+    starts_ptr,
+    columns_ptr,
+    values_ptr,
+    table_ptr,
+    centroids_ptr,
+    out_ptr,
+    N,
+    K,
+    temperature,
+    STRIDE_F: tl.constexpr,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    POWER: tl.constexpr,
+    TOP_K: tl.constexpr,
+    IS_NEAREST: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    CHUNK_K: tl.constexpr,
+    UNROLL: tl.constexpr,
+):
+    n = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    d = tl.arange(0, BLOCK_D)
+    z_ND = _unit_vectors(
+        starts_ptr, columns_ptr, values_ptr, table_ptr, n, N, STRIDE_F, D, BLOCK_D, BLOCK_N, UNROLL
+    )
+    square_N = tl.sum(z_ND * z_ND, 1)
+    least_N = tl.full([BLOCK_N], float("inf"), tl.float32)
+    nearest_N = tl.zeros([BLOCK_N], tl.int64)
+    # Few centroids at a time, for those that wait for their product are in shared memory, once a program.
+    for first in range(0, K, CHUNK_K):
+        k = first + tl.arange(0, CHUNK_K)
+        inside = (k < K)[None, :] & (d < D)[:, None]
+        c_DK = tl.load(centroids_ptr + k[None, :] * D + d[:, None], mask=inside, other=0.0).to(tl.float32)
+        product_NK = tl.dot(z_ND, c_DK, input_precision="tf32x3")
+        distance_NK = square_N[:, None] + tl.sum(c_DK * c_DK, 0)[None, :] - 2.0 * product_NK
+        distance_NK = tl.where((k < K)[None, :], tl.maximum(distance_NK, 0.0), float("inf"))
+        if IS_NEAREST:
+            chunk_N = tl.min(distance_NK, 1)
+            lowest_N = tl.min(tl.where(distance_NK == chunk_N[:, None], k[None, :], K), 1)
+            nearest_N = tl.where(chunk_N < least_N, lowest_N.to(tl.int64), nearest_N)
+            least_N = tl.minimum(least_N, chunk_N)
+        else:  # the result's own place keeps them until all are there
+            tl.store(
+                out_ptr + n[:, None] * K + k[None, :], distance_NK, mask=(n < N)[:, None] & (k < K)[None, :]
+            )
+    if IS_NEAREST:
+        tl.store(out_ptr + n, nearest_N, mask=n < N)
+    else:
+        tl.debug_barrier()
+        k = tl.arange(0, BLOCK_K)
+        at = out_ptr + n[:, None] * K + k[None, :]
+        mask = (n < N)[:, None] & (k < K)[None, :]
+        distance_NK = tl.load(at, mask=mask, other=float("inf"))
+        tl.store(at, weights_of(distance_NK, temperature, BLOCK_K, POWER, TOP_K), mask=mask)
 
 
 # --- Launch --------------------------------------------------------------------
 
+# Rows from which on blocks of them are enough programs for a GPU, and clusters up to which a block of
+# distances fits into a warp's registers.
+_MANY_ROWS = 8192
+_MOST_IN_REGISTERS = 256
+
 
 def _check(starts, columns, values, table_FD, centroids_KD):
-    shapes = [list(x.shape) for x in (starts, columns, values, table_FD, centroids_KD)]
+    shapes = [x.shape for x in (starts, columns, values, table_FD, centroids_KD)]
     fits = [len(shape) for shape in shapes] == [1, 1, 1, 2, 2] and shapes[1] == shapes[2]
     if not fits or shapes[3][1] != shapes[4][1] or not shapes[0][0] or not shapes[4][0]:
         raise ValueError(
             "router_score: starts [N + 1], columns and values [entries], table [F, D] and centroids [K, D] "
-            f"must fit together; got {shapes}."
+            f"must fit together; got {[list(shape) for shape in shapes]}."
         )
-    if any(x.requires_grad for x in (values, table_FD, centroids_KD)):
-        raise NotImplementedError(
-            "router_score has no backward; call it under torch.no_grad() on detached inputs."
-        )
+    refuse_gradients("router_score", values, table_FD, centroids_KD)
 
 
 def check_rule(power, temperature, top_k):
@@ -143,28 +238,50 @@ def check_rule(power, temperature, top_k):
         )
 
 
-def _launch(starts, columns, values, table_FD, centroids_KD, rule=None, *, block_i=16, num_warps=1):
-    """Weights by (power, temperature, top_k), or without a rule the nearest clusters; one program a row."""
-    (N,), (K, D) = starts.diff().shape, centroids_KD.shape
-    power, temperature, top_k = rule or (2, 1.0, None)
-    block_k = triton.next_power_of_2(K)
-    dtype = torch.float32 if rule else torch.int64
-    out = torch.empty((N, K) if rule else (N,), dtype=dtype, device=starts.device)
-    if N > 0:  # a grid may not be empty
-        table_FD = table_FD if table_FD.stride(-1) == 1 else table_FD.contiguous()
-        _router_score_kernel[(N,)](
-            *(starts.contiguous(), columns.contiguous(), values.contiguous()),
-            *(table_FD, centroids_KD.contiguous(), out),
-            *(K, temperature, table_FD.stride(0)),
-            D=D,
-            BLOCK_D=triton.next_power_of_2(D),
-            BLOCK_K=block_k,
-            BLOCK_I=block_i,
-            POWER=power,
-            TOP_K=block_k if top_k is None or top_k >= K else top_k,
-            IS_NEAREST=rule is None,
-            num_warps=num_warps,
+def refuse_gradients(name, *inputs):
+    """Refuse to be silent about gradients that nobody computes."""
+    if any(x.requires_grad for x in inputs):
+        raise NotImplementedError(
+            f"{name} has no backward; call it under torch.no_grad() on detached inputs."
         )
+
+
+def constants(table_FD, centroids_KD, power, top_k):
+    """What the kernels of the router are compiled for."""
+    K, D = centroids_KD.shape
+    block_k = triton.next_power_of_2(K)
+    return {
+        "STRIDE_F": table_FD.stride(0),
+        "D": D,
+        "BLOCK_D": max(16, triton.next_power_of_2(D)),  # tensor cores take 16 at least
+        "BLOCK_K": block_k,
+        "POWER": power,
+        "TOP_K": block_k if top_k is None or top_k >= K else top_k,
+    }
+
+
+def _launch(starts, columns, values, table_FD, centroids_KD, rule=None, *, in_blocks=None, **options):
+    """Weights by (power, temperature, top_k), or without a rule the nearest clusters; one program a row.
+
+    `in_blocks` and `options` replace what is chosen by the number of rows, for tests and benchmarks.
+    """
+    N, K = len(starts) - 1, len(centroids_KD)
+    power, temperature, top_k = rule or (2, 1.0, None)
+    out = starts.new_empty((N, K), dtype=torch.float32) if rule else starts.new_empty(N, dtype=torch.int64)
+    if N == 0:  # a grid may not be empty
+        return out
+    table_FD = table_FD if table_FD.stride(-1) == 1 else table_FD.contiguous()
+    args = starts.contiguous(), columns.contiguous(), values.contiguous(), table_FD
+    args += centroids_KD.contiguous(), out
+    fixed = constants(table_FD, centroids_KD, power, top_k) | {"IS_NEAREST": rule is None, "num_warps": 1}
+    if in_blocks is None:
+        in_blocks = N >= _MANY_ROWS and K <= _MOST_IN_REGISTERS
+    if in_blocks:
+        fixed |= {"BLOCK_N": 16, "CHUNK_K": 16, "UNROLL": 2, **options}
+        _router_score_block_kernel[(triton.cdiv(N, fixed["BLOCK_N"]),)](*args, N, K, temperature, **fixed)
+    else:
+        fixed |= {"BLOCK_I": 16, **options}
+        _router_score_kernel[(N,)](*args, K, temperature, **fixed)
     return out
 
 

@@ -121,35 +121,37 @@ def _router_score_kernel(
 
 
 @triton.jit
-def _unit_vectors(
+def _add_up(
     starts_ptr,
     columns_ptr,
     values_ptr,
     table_ptr,
+    z_ptr,
     n,
     N,
     STRIDE_F: tl.constexpr,
     D: tl.constexpr,
     BLOCK_D: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    UNROLL: tl.constexpr,
+    BLOCK_I: tl.constexpr,
 ):
-    """The vectors of rows n, float32 [BLOCK_N, BLOCK_D], an entry of each row at a time."""
-    d = tl.arange(0, BLOCK_D)
-    begin_N = tl.load(starts_ptr + n, mask=n < N, other=0)
-    end_N = tl.load(starts_ptr + n + 1, mask=n < N, other=0)
-    z_ND = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
-    for start in range(0, tl.max(end_N - begin_N, 0), UNROLL):
-        for i in tl.static_range(UNROLL):  # whose reads are all on their way before the first is added
-            at_N = begin_N + start + i
-            is_entry_N = at_N < end_N
-            column_N = tl.load(columns_ptr + at_N, mask=is_entry_N, other=0).to(tl.int64)
-            value_N = tl.load(values_ptr + at_N, mask=is_entry_N, other=0.0).to(tl.float32)
-            mask = is_entry_N[:, None] & (d < D)[None, :]
-            row_ND = tl.load(table_ptr + column_N[:, None] * STRIDE_F + d[None, :], mask=mask, other=0.0)
-            z_ND += value_N[:, None] * row_ND.to(tl.float32)
-    length_N = tl.sqrt(tl.sum(z_ND * z_ND, 1))
-    return z_ND / tl.where(length_N < 2.220446049250313e-15, 1.0, length_N)[:, None]
+    """Write the unit vectors of rows n, of which each warp adds up its own, some entries at a time."""
+    d, i = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_I)
+    begin_R = tl.load(starts_ptr + n, mask=n < N, other=0)
+    end_R = tl.load(starts_ptr + n + 1, mask=n < N, other=0)
+    z_RD = tl.zeros([n.shape[0], BLOCK_D], tl.float32)
+    for start in range(0, tl.max(end_R - begin_R, 0), BLOCK_I):
+        at_IR = begin_R[None, :] + start + i[:, None]
+        is_entry_IR = at_IR < end_R[None, :]
+        column_IR = tl.load(columns_ptr + at_IR, mask=is_entry_IR, other=0).to(tl.int64)
+        value_IR = tl.load(values_ptr + at_IR, mask=is_entry_IR, other=0.0).to(tl.float32)
+        mask = is_entry_IR[:, :, None] & (d < D)[None, None, :]
+        row_IRD = tl.load(
+            table_ptr + column_IR[:, :, None] * STRIDE_F + d[None, None, :], mask=mask, other=0.0
+        )
+        z_RD += tl.sum(value_IR[:, :, None] * row_IRD.to(tl.float32), 0)
+    length_R = tl.sqrt(tl.sum(z_RD * z_RD, 1))
+    z_RD = z_RD / tl.where(length_R < 2.220446049250313e-15, 1.0, length_R)[:, None]
+    tl.store(z_ptr + n[:, None] * BLOCK_D + d[None, :], z_RD, mask=(n < N)[:, None])
 
 
 @triton.jit
@@ -160,6 +162,7 @@ def _router_score_block_kernel(
     table_ptr,
     centroids_ptr,
     out_ptr,
+    z_ptr,
     N,
     K,
     temperature,
@@ -171,43 +174,37 @@ def _router_score_block_kernel(
     TOP_K: tl.constexpr,
     IS_NEAREST: tl.constexpr,
     BLOCK_N: tl.constexpr,
-    CHUNK_K: tl.constexpr,
-    UNROLL: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_I: tl.constexpr,
+    CHUNK_D: tl.constexpr,
 ):
-    n = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
-    d = tl.arange(0, BLOCK_D)
-    z_ND = _unit_vectors(
-        starts_ptr, columns_ptr, values_ptr, table_ptr, n, N, STRIDE_F, D, BLOCK_D, BLOCK_N, UNROLL
-    )
-    square_N = tl.sum(z_ND * z_ND, 1)
-    least_N = tl.full([BLOCK_N], float("inf"), tl.float32)
-    nearest_N = tl.zeros([BLOCK_N], tl.int64)
-    # Few centroids at a time, for those that wait for their product are in shared memory, once a program.
-    for first in range(0, K, CHUNK_K):
-        k = first + tl.arange(0, CHUNK_K)
+    first_n = tl.program_id(0).to(tl.int64) * BLOCK_N
+    for r in range(0, BLOCK_N, BLOCK_R):
+        n = first_n + r + tl.arange(0, BLOCK_R)
+        _add_up(starts_ptr, columns_ptr, values_ptr, table_ptr, z_ptr, n, N, STRIDE_F, D, BLOCK_D, BLOCK_I)
+    tl.debug_barrier()  # what one warp has written another reads
+    n, k = first_n + tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_K)
+    product_NK = tl.zeros([BLOCK_N, BLOCK_K], tl.float32)
+    square_N, square_K = tl.zeros([BLOCK_N], tl.float32), tl.zeros([BLOCK_K], tl.float32)
+    # Few dimensions at a time: both sides of a product lie in shared memory, of which many programs want some.
+    for first_d in range(0, BLOCK_D, CHUNK_D):
+        d = first_d + tl.arange(0, CHUNK_D)
+        z_ND = tl.load(z_ptr + n[:, None] * BLOCK_D + d[None, :], mask=(n < N)[:, None], other=0.0)
         inside = (k < K)[None, :] & (d < D)[:, None]
         c_DK = tl.load(centroids_ptr + k[None, :] * D + d[:, None], mask=inside, other=0.0).to(tl.float32)
-        product_NK = tl.dot(z_ND, c_DK, input_precision="tf32x3")
-        distance_NK = square_N[:, None] + tl.sum(c_DK * c_DK, 0)[None, :] - 2.0 * product_NK
-        distance_NK = tl.where((k < K)[None, :], tl.maximum(distance_NK, 0.0), float("inf"))
-        if IS_NEAREST:
-            chunk_N = tl.min(distance_NK, 1)
-            lowest_N = tl.min(tl.where(distance_NK == chunk_N[:, None], k[None, :], K), 1)
-            nearest_N = tl.where(chunk_N < least_N, lowest_N.to(tl.int64), nearest_N)
-            least_N = tl.minimum(least_N, chunk_N)
-        else:  # the result's own place keeps them until all are there
-            tl.store(
-                out_ptr + n[:, None] * K + k[None, :], distance_NK, mask=(n < N)[:, None] & (k < K)[None, :]
-            )
+        product_NK = tl.dot(z_ND, c_DK, product_NK, input_precision="tf32x3")
+        square_N += tl.sum(z_ND * z_ND, 1)
+        square_K += tl.sum(c_DK * c_DK, 0)
+    distance_NK = tl.maximum(square_N[:, None] + square_K[None, :] - 2.0 * product_NK, 0.0)
+    distance_NK = tl.where((k < K)[None, :], distance_NK, float("inf"))
     if IS_NEAREST:
-        tl.store(out_ptr + n, nearest_N, mask=n < N)
+        is_nearest = distance_NK == tl.min(distance_NK, 1)[:, None]
+        nearest_N = tl.min(tl.where(is_nearest, k[None, :], BLOCK_K), 1)
+        tl.store(out_ptr + n, nearest_N.to(tl.int64), mask=n < N)
     else:
-        tl.debug_barrier()
-        k = tl.arange(0, BLOCK_K)
-        at = out_ptr + n[:, None] * K + k[None, :]
+        weight_NK = weights_of(distance_NK, temperature, BLOCK_K, POWER, TOP_K)
         mask = (n < N)[:, None] & (k < K)[None, :]
-        distance_NK = tl.load(at, mask=mask, other=float("inf"))
-        tl.store(at, weights_of(distance_NK, temperature, BLOCK_K, POWER, TOP_K), mask=mask)
+        tl.store(out_ptr + n[:, None] * K + k[None, :], weight_NK, mask=mask)
 
 
 # --- Launch --------------------------------------------------------------------
@@ -277,8 +274,10 @@ def _launch(starts, columns, values, table_FD, centroids_KD, rule=None, *, in_bl
     if in_blocks is None:
         in_blocks = N >= _MANY_ROWS and K <= _MOST_IN_REGISTERS
     if in_blocks:
-        fixed |= {"BLOCK_N": 16, "CHUNK_K": 16, "UNROLL": 2, **options}
-        _router_score_block_kernel[(triton.cdiv(N, fixed["BLOCK_N"]),)](*args, N, K, temperature, **fixed)
+        fixed |= {"BLOCK_N": 16, "BLOCK_R": 4, "BLOCK_I": 8, "CHUNK_D": 16, "num_warps": 4, **options}
+        z_ND = torch.empty(N, fixed["BLOCK_D"], dtype=torch.float32, device=starts.device)
+        grid = (triton.cdiv(N, fixed["BLOCK_N"]),)
+        _router_score_block_kernel[grid](*args, z_ND, N, K, temperature, **fixed)
     else:
         fixed |= {"BLOCK_I": 16, **options}
         _router_score_kernel[(N,)](*args, K, temperature, **fixed)

@@ -12,9 +12,9 @@ from xelm_nemo.expert.loop import train
 from xelm_nemo.model.config import FP8Config, ModelConfig, ParallelConfig
 
 SHAPE = ModelConfig(
-    num_layers=4, hidden_size=256, ffn_hidden_size=1024, num_attention_heads=4, max_position_embeddings=64
+    num_layers=4, hidden_size=256, ffn_hidden_size=1024, num_attention_heads=4, max_position_embeddings=256
 )
-LENGTH = {"seq_length": 64, "train_iters": WARM_UPS + 4, "save_interval": 2, "eval_interval": 3}
+LENGTH = {"seq_length": 128, "train_iters": WARM_UPS + 4, "save_interval": 2, "eval_interval": 3}
 SETTINGS = {
     "bf16": {},
     "fp8": {"fp8": FP8Config(recipe="delayed", head=True)},

@@ -8,7 +8,7 @@ from xelm_nemo.model.config import FP8Config, ModelConfig
 
 pytestmark = pytest.mark.gpu
 SHAPE = ModelConfig(
-    num_layers=3, hidden_size=256, ffn_hidden_size=1024, num_attention_heads=4, max_position_embeddings=64
+    num_layers=3, hidden_size=256, ffn_hidden_size=1024, num_attention_heads=4, max_position_embeddings=256
 )
 
 
@@ -16,7 +16,7 @@ FP8 = {"fp8": FP8Config(recipe="delayed", head=True)}
 SETTINGS = {
     "bf16": {"cuda_graphs": False},
     "fp8": FP8 | {"cuda_graphs": False},
-    "fp8_graphed": FP8 | {"seq_length": 64},  # killed and taken up when the graph is at work
+    "fp8_graphed": FP8 | {"seq_length": 128},  # killed and taken up when the graph is at work
 }
 
 

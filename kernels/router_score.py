@@ -186,7 +186,7 @@ def _router_score_block_kernel(
     n, k = first_n + tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_K)
     product_NK = tl.zeros([BLOCK_N, BLOCK_K], tl.float32)
     square_N, square_K = tl.zeros([BLOCK_N], tl.float32), tl.zeros([BLOCK_K], tl.float32)
-    # Few dimensions at a time: both sides of a product lie in shared memory, of which many programs want some.
+    # Few dimensions at a time: both sides of a product lie in shared memory, and many programs want some.
     for first_d in range(0, BLOCK_D, CHUNK_D):
         d = first_d + tl.arange(0, CHUNK_D)
         z_ND = tl.load(z_ptr + n[:, None] * BLOCK_D + d[None, :], mask=(n < N)[:, None], other=0.0)

@@ -6,9 +6,7 @@
 
 Power 2 is the rule of the programs of c-BTM and X-ELM, 1 the one that c-BTM (arXiv 2303.14177) prints. A
 vector shorter than scikit-learn normalises (10 times the precision of a double) stays as it is, as that of an
-empty row does. No vector is written: a program keeps those of its rows to itself. Of few rows each has a
-program, which reads several entries at a time; of many rows a program takes a block, reads an entry of each
-at a time, and has the products with the centroids from the tensor cores.
+empty row does. No vector and no distance is written: a program keeps its row's vector of D numbers to itself.
 Shape letters: N rows, F terms, D dimensions, K clusters.
 """
 
@@ -39,7 +37,7 @@ def weights_ref(distance_NK, power, temperature, top_k):
     return weights_NK * kept_NK / (weights_NK * kept_NK).sum(-1, keepdim=True)
 
 
-# --- Kernels -------------------------------------------------------------------
+# --- Kernel --------------------------------------------------------------------
 
 
 @triton.jit
@@ -120,99 +118,7 @@ def _router_score_kernel(
         tl.store(out_ptr + n * K + k[None, :], weight_NK, mask=(k < K)[None, :])
 
 
-@triton.jit
-def _add_up(
-    starts_ptr,
-    columns_ptr,
-    values_ptr,
-    table_ptr,
-    z_ptr,
-    n,
-    N,
-    STRIDE_F: tl.constexpr,
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_I: tl.constexpr,
-):
-    """Write the unit vectors of rows n, of which each warp adds up its own, some entries at a time."""
-    d, i = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_I)
-    begin_R = tl.load(starts_ptr + n, mask=n < N, other=0)
-    end_R = tl.load(starts_ptr + n + 1, mask=n < N, other=0)
-    z_RD = tl.zeros([n.shape[0], BLOCK_D], tl.float32)
-    for start in range(0, tl.max(end_R - begin_R, 0), BLOCK_I):
-        at_IR = begin_R[None, :] + start + i[:, None]
-        is_entry_IR = at_IR < end_R[None, :]
-        column_IR = tl.load(columns_ptr + at_IR, mask=is_entry_IR, other=0).to(tl.int64)
-        value_IR = tl.load(values_ptr + at_IR, mask=is_entry_IR, other=0.0).to(tl.float32)
-        mask = is_entry_IR[:, :, None] & (d < D)[None, None, :]
-        row_IRD = tl.load(
-            table_ptr + column_IR[:, :, None] * STRIDE_F + d[None, None, :], mask=mask, other=0.0
-        )
-        z_RD += tl.sum(value_IR[:, :, None] * row_IRD.to(tl.float32), 0)
-    length_R = tl.sqrt(tl.sum(z_RD * z_RD, 1))
-    z_RD = z_RD / tl.where(length_R < 2.220446049250313e-15, 1.0, length_R)[:, None]
-    tl.store(z_ptr + n[:, None] * BLOCK_D + d[None, :], z_RD, mask=(n < N)[:, None])
-
-
-@triton.jit
-def _router_score_block_kernel(
-    starts_ptr,
-    columns_ptr,
-    values_ptr,
-    table_ptr,
-    centroids_ptr,
-    out_ptr,
-    z_ptr,
-    N,
-    K,
-    temperature,
-    STRIDE_F: tl.constexpr,
-    D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    POWER: tl.constexpr,
-    TOP_K: tl.constexpr,
-    IS_NEAREST: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_R: tl.constexpr,
-    BLOCK_I: tl.constexpr,
-    CHUNK_D: tl.constexpr,
-):
-    first_n = tl.program_id(0).to(tl.int64) * BLOCK_N
-    for r in range(0, BLOCK_N, BLOCK_R):
-        n = first_n + r + tl.arange(0, BLOCK_R)
-        _add_up(starts_ptr, columns_ptr, values_ptr, table_ptr, z_ptr, n, N, STRIDE_F, D, BLOCK_D, BLOCK_I)
-    tl.debug_barrier()  # what one warp has written another reads
-    n, k = first_n + tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_K)
-    product_NK = tl.zeros([BLOCK_N, BLOCK_K], tl.float32)
-    square_N, square_K = tl.zeros([BLOCK_N], tl.float32), tl.zeros([BLOCK_K], tl.float32)
-    # Few dimensions at a time: both sides of a product lie in shared memory, and many programs want some.
-    for first_d in range(0, BLOCK_D, CHUNK_D):
-        d = first_d + tl.arange(0, CHUNK_D)
-        z_ND = tl.load(z_ptr + n[:, None] * BLOCK_D + d[None, :], mask=(n < N)[:, None], other=0.0)
-        inside = (k < K)[None, :] & (d < D)[:, None]
-        c_DK = tl.load(centroids_ptr + k[None, :] * D + d[:, None], mask=inside, other=0.0).to(tl.float32)
-        product_NK = tl.dot(z_ND, c_DK, product_NK, input_precision="tf32x3")
-        square_N += tl.sum(z_ND * z_ND, 1)
-        square_K += tl.sum(c_DK * c_DK, 0)
-    distance_NK = tl.maximum(square_N[:, None] + square_K[None, :] - 2.0 * product_NK, 0.0)
-    distance_NK = tl.where((k < K)[None, :], distance_NK, float("inf"))
-    if IS_NEAREST:
-        is_nearest = distance_NK == tl.min(distance_NK, 1)[:, None]
-        nearest_N = tl.min(tl.where(is_nearest, k[None, :], BLOCK_K), 1)
-        tl.store(out_ptr + n, nearest_N.to(tl.int64), mask=n < N)
-    else:
-        weight_NK = weights_of(distance_NK, temperature, BLOCK_K, POWER, TOP_K)
-        mask = (n < N)[:, None] & (k < K)[None, :]
-        tl.store(out_ptr + n[:, None] * K + k[None, :], weight_NK, mask=mask)
-
-
 # --- Launch --------------------------------------------------------------------
-
-# Rows from which on blocks of them are enough programs for a GPU, and clusters up to which a block of
-# distances fits into a warp's registers.
-_MANY_ROWS = 8192
-_MOST_IN_REGISTERS = 256
 
 
 def _check(starts, columns, values, table_FD, centroids_KD):
@@ -250,37 +156,29 @@ def constants(table_FD, centroids_KD, power, top_k):
     return {
         "STRIDE_F": table_FD.stride(0),
         "D": D,
-        "BLOCK_D": max(16, triton.next_power_of_2(D)),  # tensor cores take 16 at least
+        "BLOCK_D": triton.next_power_of_2(D),
         "BLOCK_K": block_k,
         "POWER": power,
         "TOP_K": block_k if top_k is None or top_k >= K else top_k,
     }
 
 
-def _launch(starts, columns, values, table_FD, centroids_KD, rule=None, *, in_blocks=None, **options):
-    """Weights by (power, temperature, top_k), or without a rule the nearest clusters; one program a row.
-
-    `in_blocks` and `options` replace what is chosen by the number of rows, for tests and benchmarks.
-    """
+def _launch(starts, columns, values, table_FD, centroids_KD, rule=None, *, block_i=8, num_warps=1):
+    """Weights by (power, temperature, top_k), or without a rule the nearest clusters; one program a row."""
     N, K = len(starts) - 1, len(centroids_KD)
     power, temperature, top_k = rule or (2, 1.0, None)
     out = starts.new_empty((N, K), dtype=torch.float32) if rule else starts.new_empty(N, dtype=torch.int64)
-    if N == 0:  # a grid may not be empty
-        return out
-    table_FD = table_FD if table_FD.stride(-1) == 1 else table_FD.contiguous()
-    args = starts.contiguous(), columns.contiguous(), values.contiguous(), table_FD
-    args += centroids_KD.contiguous(), out
-    fixed = constants(table_FD, centroids_KD, power, top_k) | {"IS_NEAREST": rule is None, "num_warps": 1}
-    if in_blocks is None:
-        in_blocks = N >= _MANY_ROWS and K <= _MOST_IN_REGISTERS
-    if in_blocks:
-        fixed |= {"BLOCK_N": 16, "BLOCK_R": 4, "BLOCK_I": 8, "CHUNK_D": 16, "num_warps": 4, **options}
-        z_ND = torch.empty(N, fixed["BLOCK_D"], dtype=torch.float32, device=starts.device)
-        grid = (triton.cdiv(N, fixed["BLOCK_N"]),)
-        _router_score_block_kernel[grid](*args, z_ND, N, K, temperature, **fixed)
-    else:
-        fixed |= {"BLOCK_I": 16, **options}
-        _router_score_kernel[(N,)](*args, K, temperature, **fixed)
+    if N > 0:  # a grid may not be empty
+        table_FD = table_FD if table_FD.stride(-1) == 1 else table_FD.contiguous()
+        _router_score_kernel[(N,)](
+            *(starts.contiguous(), columns.contiguous(), values.contiguous()),
+            *(table_FD, centroids_KD.contiguous(), out),
+            *(K, temperature),
+            **constants(table_FD, centroids_KD, power, top_k),
+            BLOCK_I=block_i,
+            IS_NEAREST=rule is None,
+            num_warps=num_warps,
+        )
     return out
 
 

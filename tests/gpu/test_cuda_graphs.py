@@ -22,7 +22,6 @@ SETTINGS = {
 }
 ON_TWO = {
     "tp2_sp": ParallelConfig(tensor_model_parallel_size=2, sequence_parallel=True),
-    "pp2": ParallelConfig(pipeline_model_parallel_size=2),
     "dp2": ParallelConfig(data_parallel_size=2),
 }
 

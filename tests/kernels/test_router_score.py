@@ -8,9 +8,6 @@ SHAPES = [(1, 1, 1, 1), (5, 40, 7, 3), (4, 300, 100, 16), (3, 50, 128, 33), (19,
 RULES = [(2, 0.1, None), (1, 0.1, None), (2, 0.5, 1), (2, 1.0, 2), (1, 0.3, 100)]
 
 
-in_both_ways = pytest.mark.parametrize("in_blocks", [False, True], ids=["rows", "blocks"])
-
-
 @pytest.fixture(autouse=True)
 def triton():
     return pytest.importorskip("triton", reason="Triton has no build for this platform")
@@ -38,95 +35,82 @@ def plain_distances(starts, columns, values, table, centroids):
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@in_both_ways
-def test_weights_match_the_definition(shape, rule, in_blocks, device):
-    assert_weights_match(random_inputs(*shape, device), rule, in_blocks)
+def test_weights_match_the_definition(shape, rule, device):
+    assert_weights_match(random_inputs(*shape, device), rule)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@in_both_ways
-def test_table_of_half_the_size_is_read_as_it_is(dtype, in_blocks, device):
-    assert_weights_match(random_inputs(*SHAPES[2], device, dtype), RULES[0], in_blocks)
+def test_table_of_half_the_size_is_read_as_it_is(dtype, device):
+    assert_weights_match(random_inputs(*SHAPES[2], device, dtype), RULES[0])
 
 
-def assert_weights_match(args, rule, in_blocks):
+def assert_weights_match(args, rule):
     truth = op.weights_ref(op.squared_distances_ref(*args), *rule)
     plain = op.weights_ref(plain_distances(*args), *rule)
-    assert_as_accurate("weights", op._launch(*args, rule, in_blocks=in_blocks), plain, truth)
+    assert_as_accurate("weights", op._launch(*args, rule), plain, truth)
     power, temperature, top_k = rule
     public = op.router_score(*args, power=power, temperature=temperature, top_k=top_k)
     torch.testing.assert_close(public.double(), truth, atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@in_both_ways
-def test_nearest_clusters_match_the_definition(shape, in_blocks, device):
+def test_nearest_clusters_match_the_definition(shape, device):
     args = random_inputs(*shape, device)
     expected = op.squared_distances_ref(*args).argmin(1)
-    assert torch.equal(op._launch(*args, in_blocks=in_blocks), expected)
+    assert torch.equal(op._launch(*args), expected)
     assert torch.equal(op.nearest_cluster(*args), expected)
 
 
-@in_both_ways
 @pytest.mark.parametrize("top_k", [1, 2, 3])
-def test_of_equally_near_clusters_the_lower_ones_are_kept(top_k, in_blocks, device):
+def test_of_equally_near_clusters_the_lower_ones_are_kept(top_k, device):
     starts, columns, values, table, centroids = random_inputs(2, 9, 4, 5, device)
     centroids[:] = centroids[0]
     args = starts, columns, values, table, centroids
     expected = torch.zeros(2, 5, device=device)
     expected[:, :top_k] = 1 / top_k
-    torch.testing.assert_close(op._launch(*args, (2, 0.1, top_k), in_blocks=in_blocks), expected)
+    torch.testing.assert_close(op._launch(*args, (2, 0.1, top_k)), expected)
     torch.testing.assert_close(op.router_score(*args, top_k=top_k), expected)
-    assert op._launch(*args, in_blocks=in_blocks).tolist() == op.nearest_cluster(*args).tolist() == [0, 0]
+    assert op._launch(*args).tolist() == op.nearest_cluster(*args).tolist() == [0, 0]
 
 
-@in_both_ways
-def test_an_empty_row_is_weighed_by_the_lengths_of_the_centroids(in_blocks, device):
+def test_an_empty_row_is_weighed_by_the_lengths_of_the_centroids(device):
     *_, table, centroids = random_inputs(1, 9, 4, 5, device)
     starts = torch.tensor([0, 0, 0], device=device)
     columns, values = torch.empty(0, dtype=torch.int32, device=device), torch.empty(0, device=device)
     expected = torch.softmax(-(centroids.square().sum(1) ** 2) / 0.1, 0).expand(2, -1)
     for weights in (
-        op._launch(starts, columns, values, table, centroids, (2, 0.1, None), in_blocks=in_blocks),
+        op._launch(starts, columns, values, table, centroids, (2, 0.1, None)),
         op.router_score(starts, columns, values, table, centroids),
     ):
         torch.testing.assert_close(weights, expected)
 
 
-@in_both_ways
-def test_a_vector_of_nothing_but_rounding_is_not_made_longer(in_blocks, device):
+def test_a_vector_of_nothing_but_rounding_is_not_made_longer(device):
     args = random_inputs(2, 9, 4, 5, device)
     args[3] *= 1e-18
     expected = op.weights_ref(args[4].double().square().sum(1).expand(2, -1), 2, 0.1, None)
-    torch.testing.assert_close(
-        op._launch(*args, (2, 0.1, None), in_blocks=in_blocks).double(), expected, atol=1e-6, rtol=0
-    )
+    torch.testing.assert_close(op._launch(*args, (2, 0.1, None)).double(), expected, atol=1e-6, rtol=0)
 
 
-@in_both_ways
-def test_padding_of_the_table_is_not_read(in_blocks, device):
+def test_padding_of_the_table_is_not_read(device):
     args = random_inputs(4, 30, 100, 3, device)
     padded = torch.full((30, 104), float("nan"), device=device)
     padded[:, :100] = args[3]
-    expected = op._launch(*args, RULES[0], in_blocks=in_blocks)
+    expected = op._launch(*args, RULES[0])
     args[3] = padded[:, :100]
-    assert torch.equal(op._launch(*args, RULES[0], in_blocks=in_blocks), expected)
+    assert torch.equal(op._launch(*args, RULES[0]), expected)
 
 
-@in_both_ways
-def test_repeated_runs_are_bit_equal(in_blocks, device):
+def test_repeated_runs_are_bit_equal(device):
     args = random_inputs(4, 300, 100, 16, device)
-    assert torch.equal(
-        op._launch(*args, RULES[0], in_blocks=in_blocks), op._launch(*args, RULES[0], in_blocks=in_blocks)
-    )
+    assert torch.equal(op._launch(*args, RULES[0]), op._launch(*args, RULES[0]))
 
 
-@in_both_ways
-def test_no_rows_give_an_empty_result(in_blocks, device):
+def test_no_rows_give_an_empty_result(device):
     args = random_inputs(1, 5, 4, 3, device)
     args[0], args[1], args[2] = args[0][:1], args[1][:0], args[2][:0]
-    assert op._launch(*args, RULES[0], in_blocks=in_blocks).shape == op.router_score(*args).shape == (0, 3)
-    assert op._launch(*args, in_blocks=in_blocks).shape == op.nearest_cluster(*args).shape == (0,)
+    assert op._launch(*args, RULES[0]).shape == op.router_score(*args).shape == (0, 3)
+    assert op._launch(*args).shape == op.nearest_cluster(*args).shape == (0,)
 
 
 def test_what_does_not_fit_is_named():

@@ -32,7 +32,7 @@ from xelm_nemo.bench.timing import Row, failure
 from xelm_nemo.errors import ConfigError
 from xelm_nemo.expert.config import OptimConfig
 from xelm_nemo.expert.data import as_batch
-from xelm_nemo.expert.graph import StepGraph, own_stream
+from xelm_nemo.expert.graph import StepGraph, own_stream, why_no_graph
 from xelm_nemo.expert.optim import make_optimizer, wrap
 from xelm_nemo.expert.step import forward_backward, train_step
 from xelm_nemo.model.flops import own_peak
@@ -113,8 +113,10 @@ def our_model(setting: Setting, *, overlap_param_gather: bool = True) -> tuple[D
 
 
 def _ours(setting: Setting, tokens: torch.Tensor, *, graphed: bool = True) -> Step:
-    """The training step of the experts, as a CUDA graph where there is a GPU, or else launched by kernels."""
-    graphed = graphed and device.has_cuda()
+    """The training step of the experts, as a CUDA graph where it can be."""
+    stages = setting.layout.pipeline_model_parallel_size
+    reason = why_no_graph(document_mask=False, seq_length=setting.seq_length, pipeline_stages=stages)
+    graphed = graphed and reason is None
     _, model, optimizer = our_model(setting, overlap_param_gather=not graphed)
     graph = StepGraph(partial(forward_backward, model, setting.num_micro_batches)) if graphed else None
     batch = as_batch(tokens)

@@ -12,22 +12,25 @@ import torch
 from torch import Tensor
 
 from xelm_nemo import device
+from xelm_nemo.errors import TrainingError
 from xelm_nemo.expert.data import Batch
 
 WARM_UPS = 3  # steps that compile kernels, connect ranks and settle FP8's lists
-_SEQ_MULTIPLE = 64  # the tile of cuDNN's attention; it reads whole ones, where a graph may have no memory
+_SEQ_MULTIPLE = 128  # what cuDNN's attention reads at a time in backward, if need be past the last position
 
 
-def why_no_graph(*, document_mask: bool, seq_length: int) -> str | None:
+def why_no_graph(*, document_mask: bool, seq_length: int, pipeline_stages: int) -> str | None:
     """What keeps steps of such sequences from being a CUDA graph here; None if nothing does."""
     if not device.has_cuda():
         return "there is no GPU"
     if document_mask:
         return "with training.document_mask=true attention differs from step to step"
+    if pipeline_stages > 1:
+        return "stages of a pipeline hand over to each other in every step"
     if seq_length % _SEQ_MULTIPLE:
         return (
-            f"training.seq_length={seq_length} is no multiple of {_SEQ_MULTIPLE}, and attention's backward "
-            "would read past the end of the graph's memory"
+            f"training.seq_length={seq_length} is no multiple of {_SEQ_MULTIPLE}, so that backward of "
+            "attention may read past the end of the graph's memory"
         )
     return None
 
@@ -86,8 +89,15 @@ class StepGraph:
             self._graph.register_generator_state(generator)
         # Other threads of ours read data and save meanwhile, which a stricter mode forbids them.
         stream = torch.cuda.current_stream()
-        with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
-            self._loss = self._run(iter(self._inputs))
+        try:
+            with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
+                self._loss = self._run(iter(self._inputs))
+        except RuntimeError as error:  # CUDA's state is that of the recording, so nothing can go on
+            found = " ".join(str(error).split())[:200]
+            raise TrainingError(
+                f"a step cannot be recorded as a CUDA graph ({found}); start the same command with "
+                "training.cuda_graphs=false, it goes on from the last checkpoint."
+            ) from error
 
     def _copy_in(self, batches: Iterator[Batch]) -> None:
         for own, batch in zip(self._inputs, batches, strict=True):

@@ -226,7 +226,10 @@ class Trainer:
 
     def _can_graph(self) -> bool:
         job = self.job
-        reason = why_no_graph(document_mask=job.document_mask, seq_length=job.seq_length)
+        stages = job.parallel.pipeline_model_parallel_size
+        reason = why_no_graph(
+            document_mask=job.document_mask, seq_length=job.seq_length, pipeline_stages=stages
+        )
         if reason and device.has_cuda():
             log.info("%s: steps are not run as CUDA graphs: %s", job.name, reason)
         return reason is None

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     GenerationMixin,
     PretrainedConfig,
     PreTrainedModel,
@@ -26,14 +25,12 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from xelm_nemo import device as devices
 from xelm_nemo.artifacts import MANIFEST
-from xelm_nemo.clustering.clusterer import Clusterer, TfidfClusterer
 from xelm_nemo.ensemble.mixture import next_log_probs
 from xelm_nemo.ensemble.shelf import Shelf
-from xelm_nemo.errors import ArtifactError, ConfigError
+from xelm_nemo.errors import ArtifactError
 from xelm_nemo.generation.cache import MixtureCache
-from xelm_nemo.generation.routing import FixedRouting, PrefixRouting, Routing
-
-CLUSTERER = "clusterer"
+from xelm_nemo.generation.routing import Routing, routing_of
+from xelm_nemo.generation.siblings import shared_settings
 
 
 class XelmConfig(PretrainedConfig):
@@ -45,6 +42,7 @@ class XelmConfig(PretrainedConfig):
         rule: of the router, "upstream" or "paper".
         experts_per_token: how many the router keeps; None keeps all.
         weights: of the experts, the same at every token; None asks the router.
+        clusterer: which one the experts are of, as `routing.mark_of` says it; None: nobody looks.
     """
 
     model_type = "xelm"
@@ -58,13 +56,14 @@ class XelmConfig(PretrainedConfig):
         rule: str = "upstream",
         experts_per_token: int | None = None,
         weights: Sequence[float] | None = None,
+        clusterer: str | None = None,
         **kwargs: Any,
     ) -> None:
         """The settings of the mixture; the others are Hugging Face's."""
         self.experts, self.weights = list(experts), None if weights is None else list(weights)
         self.vocab_size, self.max_position_embeddings = vocab_size, max_position_embeddings
         self.router = {"temperature": temperature, "rule": rule} | kwargs.pop("router", {})
-        self.experts_per_token = experts_per_token
+        self.experts_per_token, self.clusterer = experts_per_token, clusterer
         self.num_hidden_layers = kwargs.pop("num_hidden_layers", 0)  # the mixture's own: experts have layers
         super().__init__(**kwargs)
 
@@ -100,18 +99,19 @@ class XelmForCausalLM(PreTrainedModel, GenerationMixin):
 
         Raises:
             ArtifactError: an expert is missing, or the clusterer or the tokenizer.
-            ConfigError: experts and clusters do not match.
+            ConfigError: experts that differ in vocabulary or shape, or that the clusterer is not of.
         """
         folder = Path(folder)
         config = config or XelmConfig.from_pretrained(folder)
         missing = [name for name in config.experts if not (folder / name).is_dir()]
         if missing or not config.experts:
             raise ArtifactError(f"{folder} lacks the experts {missing}; export the whole set again.")
+        shared_settings([folder / name for name in config.experts])
         experts = [
             AutoModelForCausalLM.from_pretrained(folder / name, **kwargs | {"trust_remote_code": False})
             for name in config.experts
         ]
-        model = cls(config, experts, _routing(folder, config))
+        model = cls(config, experts, routing_of(folder, config))
         model.source = folder
         if cls.can_generate():
             model.generation_config.update(**experts[0].generation_config.to_diff_dict())
@@ -214,31 +214,6 @@ class XelmForCausalLM(PreTrainedModel, GenerationMixin):
         ).last_hidden_state
         logits: Tensor = expert.get_output_embeddings()(hidden_BSH[:, -kept:])
         return logits
-
-
-def _routing(folder: Path, config: XelmConfig) -> Routing:
-    if config.weights is not None:
-        if len(config.weights) != len(config.experts) or not sum(config.weights) > 0:
-            raise ConfigError(
-                f"weights={config.weights} are not one for each of {len(config.experts)} experts; "
-                "give as many, not all of them 0."
-            )
-        return FixedRouting(config.weights, top_k=config.experts_per_token)
-    clusterer = Clusterer.load(folder / CLUSTERER)
-    if clusterer.num_clusters != len(config.experts):
-        raise ConfigError(
-            f"{folder / CLUSTERER} has {clusterer.num_clusters} clusters and the set {len(config.experts)} "
-            "experts; give the clusterer that the experts were trained with."
-        )
-    if not isinstance(clusterer, TfidfClusterer):
-        raise ConfigError(
-            f"{folder / CLUSTERER} cannot place a text; set weights=[...], one for each expert, such as "
-            f"{[1.0] * len(config.experts)}."
-        )
-    tokenizer = AutoTokenizer.from_pretrained(
-        folder, use_fast=(folder / "tokenizer.json").is_file(), trust_remote_code=False
-    )
-    return PrefixRouting(clusterer, tokenizer, **config.router, top_k=config.experts_per_token)
 
 
 def _loss(log_p_BSV: Tensor, labels_BS: Tensor) -> Tensor:

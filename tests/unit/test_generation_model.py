@@ -5,6 +5,7 @@ import torch
 
 from tests.helpers.random_opt import PRE_NORM, random_opt
 from tests.helpers.random_xglm import GELU, VOCAB_SIZE, random_xglm
+from xelm_nemo.errors import ConfigError
 from xelm_nemo.generation.model import XelmConfig, XelmForCausalLM
 from xelm_nemo.generation.routing import FixedRouting
 from xelm_nemo.router.weights import keep_top_k
@@ -194,6 +195,17 @@ def test_experts_that_take_turns_on_a_device_give_the_same(top_k):
     expected = generated(model, PROMPTS)
     model.place([torch.device("cpu")], [1000])
     assert generated(model, PROMPTS) == expected
+
+
+def test_a_text_longer_than_the_context_is_refused(experts):
+    model, whole = mixture(experts), [2] + [5] * 63
+    out = model(**padded([whole]))
+    with pytest.raises(ConfigError, match="a text of 65 tokens does not fit the context of 64; read it"):
+        model(torch.tensor([[7]]), past_key_values=out.past_key_values)
+    with pytest.raises(ConfigError, match="a text of 70 tokens"):
+        model(**padded([whole + [5] * 6, PROMPTS[0]]))
+    ids, mask = (torch.nn.functional.pad(each, (9, 0)) for each in padded([whole]).values())
+    torch.testing.assert_close(model(ids, mask).logits[:, 9:], out.logits)  # padding takes no room
 
 
 def test_a_cache_of_another_model_is_refused(experts):

@@ -27,7 +27,7 @@ from xelm_nemo import device as devices
 from xelm_nemo.artifacts import MANIFEST
 from xelm_nemo.ensemble.mixture import next_log_probs
 from xelm_nemo.ensemble.shelf import Shelf
-from xelm_nemo.errors import ArtifactError
+from xelm_nemo.errors import ArtifactError, ConfigError
 from xelm_nemo.generation.cache import MixtureCache
 from xelm_nemo.generation.routing import Routing, routing_of
 from xelm_nemo.generation.siblings import shared_settings
@@ -159,6 +159,9 @@ class XelmForCausalLM(PreTrainedModel, GenerationMixin):
             labels: targets as elsewhere in Hugging Face (-100: none); with them `loss` is their mean in nats.
             use_cache: whether to return the cache.
             logits_to_keep: P; 0 is all new tokens.
+
+        Raises:
+            ConfigError: a text is longer than the context.
         """
         cache = past_key_values
         if not isinstance(cache, MixtureCache):
@@ -166,6 +169,7 @@ class XelmForCausalLM(PreTrainedModel, GenerationMixin):
                 raise ValueError("past_key_values is of another model; leave it out.")
             cache = MixtureCache(len(self.experts), len(input_ids), input_ids.device)
         cache.extend(input_ids, attention_mask)
+        _check_room(cache, self.config.max_position_embeddings)
         kept = min(logits_to_keep or input_ids.shape[1], input_ids.shape[1])
         log_p_BPV = self._mix(cache, self._route(cache, kept))
         loss = None if labels is None else _loss(log_p_BPV, labels)
@@ -214,6 +218,15 @@ class XelmForCausalLM(PreTrainedModel, GenerationMixin):
         ).last_hidden_state
         logits: Tensor = expert.get_output_embeddings()(hidden_BSH[:, -kept:])
         return logits
+
+
+def _check_room(cache: MixtureCache, context: int) -> None:
+    """XGLM would go on past the positions that it knows, and OPT look them up outside its table."""
+    if (longest := int(cache.mask_BS.sum(1).max())) > context:
+        raise ConfigError(
+            f"a text of {longest} tokens does not fit the context of {context}; read it in windows, as "
+            "`evaluate` does, or shorten it."
+        )
 
 
 def _loss(log_p_BSV: Tensor, labels_BS: Tensor) -> Tensor:

@@ -127,6 +127,27 @@ def test_a_clusterer_of_another_corpus_is_refused_where_the_set_is_opened(root, 
         XelmForCausalLM.from_pretrained(tmp_path / "set")
 
 
+@pytest.mark.parametrize(
+    "path, content, said",
+    [
+        ("set/config.json", b"{", "set/config.json is not JSON"),
+        ("set/sentencepiece.bpe.model", None, "set holds no tokenizer"),
+        ("set/clusterer/centroids.safetensors", b"x", "centroids.safetensors is damaged"),
+        ("expert1/config.json", None, "expert1/config.json is missing"),
+        ("expert1/model.safetensors", None, "expert1 holds no model that can be read .*; export it again"),
+        ("expert1/model.safetensors", b"12345678", "expert1 holds no model that can be read .*header"),
+    ],
+)
+def test_damage_to_a_set_is_said_in_a_line(root, tmp_path, path, content, said):
+    shutil.copytree(root, tmp_path, dirs_exist_ok=True)
+    if content is None:
+        (tmp_path / path).unlink()
+    else:
+        (tmp_path / path).write_bytes(content)
+    with pytest.raises(ArtifactError, match=said):
+        Writer(tmp_path / "set", Sampling())
+
+
 @pytest.mark.parametrize("weights", [[1.0], [0.0, 0.0], [2.0, -1.0], [math.nan, 1.0], [math.inf, 1.0]])
 def test_fixed_weights_that_cannot_work_are_refused(root, weights):
     config = XelmConfig.from_pretrained(root / "set")

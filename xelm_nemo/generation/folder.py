@@ -9,7 +9,6 @@ from xelm_nemo import artifacts
 from xelm_nemo.clustering.clusterer import Clusterer, TfidfClusterer
 from xelm_nemo.corpus.tokenizer import load_tokenizer
 from xelm_nemo.errors import ConfigError
-from xelm_nemo.generation.siblings import shared_settings
 from xelm_nemo.router.config import RouterConfig
 
 
@@ -38,6 +37,7 @@ def write_set(
     # These import transformers' models.
     from xelm_nemo.generation.model import XelmConfig
     from xelm_nemo.generation.routing import CLUSTERER, mark_of
+    from xelm_nemo.generation.siblings import shared_settings
 
     shared = shared_settings(experts)
     loaded = Clusterer.load(clusterer)

@@ -30,7 +30,7 @@ from xelm_nemo.ensemble.shelf import Shelf
 from xelm_nemo.errors import ArtifactError, ConfigError
 from xelm_nemo.generation.cache import MixtureCache
 from xelm_nemo.generation.routing import Routing, routing_of
-from xelm_nemo.generation.siblings import shared_settings
+from xelm_nemo.generation.siblings import open_expert, shared_settings
 
 
 class XelmConfig(PretrainedConfig):
@@ -98,7 +98,7 @@ class XelmForCausalLM(PreTrainedModel, GenerationMixin):
             **kwargs: what each expert's own `from_pretrained` takes, such as `dtype`.
 
         Raises:
-            ArtifactError: an expert is missing, or the clusterer or the tokenizer.
+            ArtifactError: an expert is missing or damaged, or the clusterer or the tokenizer.
             ConfigError: experts that differ in vocabulary or shape, or that the clusterer is not of.
         """
         folder = Path(folder)
@@ -107,10 +107,7 @@ class XelmForCausalLM(PreTrainedModel, GenerationMixin):
         if missing or not config.experts:
             raise ArtifactError(f"{folder} lacks the experts {missing}; export the whole set again.")
         shared_settings([folder / name for name in config.experts])
-        experts = [
-            AutoModelForCausalLM.from_pretrained(folder / name, **kwargs | {"trust_remote_code": False})
-            for name in config.experts
-        ]
+        experts = [open_expert(folder / name, **kwargs) for name in config.experts]
         model = cls(config, experts, routing_of(folder, config))
         model.source = folder
         if cls.can_generate():

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer
 
 from xelm_nemo.clustering.clusterer import Clusterer, TfidfClusterer
+from xelm_nemo.corpus.tokenizer import load_tokenizer
 from xelm_nemo.errors import ConfigError
 from xelm_nemo.router.pieces import Decoder
 from xelm_nemo.router.router import PrefixStream, Router
@@ -100,7 +100,7 @@ def routing_of(folder: Path, config: "XelmConfig") -> Routing:
 
     Raises:
         ConfigError: the weights or the clusterer are not these experts'.
-        ArtifactError: there is no clusterer, or it is damaged.
+        ArtifactError: there is no clusterer or no tokenizer, or it is damaged.
     """
     count = len(config.experts)
     if config.weights is not None:
@@ -117,10 +117,7 @@ def routing_of(folder: Path, config: "XelmConfig") -> Routing:
             f"{folder / CLUSTERER} cannot place a text; set weights=[...], one for each expert, such as "
             f"{[1.0] * count}."
         )
-    tokenizer = AutoTokenizer.from_pretrained(
-        folder, use_fast=(folder / "tokenizer.json").is_file(), trust_remote_code=False
-    )
-    return PrefixRouting(clusterer, tokenizer, **config.router, top_k=config.experts_per_token)
+    return PrefixRouting(clusterer, load_tokenizer(folder), **config.router, top_k=config.experts_per_token)
 
 
 def _have_a_sum(weights: Sequence[float]) -> bool:

@@ -1,10 +1,13 @@
-"""Whether exported models can be one mixture: one vocabulary, one shape."""
+"""Exported models as parts of one mixture: opened one by one, of one vocabulary and one shape."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from xelm_nemo.errors import ConfigError
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM
+
+from xelm_nemo.errors import ArtifactError, ConfigError, first_line
 from xelm_nemo.files import read_json
 
 # What a set's own config.json takes from its experts', which agree in it.
@@ -35,3 +38,22 @@ def shared_settings(experts: Sequence[Path]) -> dict[str, Any]:
                 "give experts branched from one seed model."
             )
     return {key: found[0].get(key) for key in SHARED}
+
+
+def open_expert(folder: Path, **kwargs: Any) -> Any:
+    """The model of a Hugging Face folder.
+
+    Args:
+        folder: the expert's.
+        **kwargs: what its own `from_pretrained` takes.
+
+    Raises:
+        ArtifactError: the weights are missing, damaged, or of another shape than its config.json says.
+    """
+    read_json(folder / "config.json")
+    try:
+        return AutoModelForCausalLM.from_pretrained(folder, **kwargs | {"trust_remote_code": False})
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ArtifactError(
+            f"{folder} holds no model that can be read ({first_line(error)}); export it again."
+        ) from error

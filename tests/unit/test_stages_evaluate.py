@@ -12,7 +12,12 @@ from xelm_nemo.model.config import ModelConfig
 from xelm_nemo.stages.evaluate import _load
 
 SHAPE = ModelConfig(
-    num_layers=2, hidden_size=16, ffn_hidden_size=32, num_attention_heads=2, max_position_embeddings=16
+    num_layers=2,
+    hidden_size=16,
+    ffn_hidden_size=32,
+    num_attention_heads=2,
+    max_position_embeddings=16,
+    init_method_std=0.5,  # so that every token seen moves a score by more than the tolerance
 )
 
 
@@ -39,6 +44,10 @@ def test_batches_and_padding_change_no_score_of_a_model_with_attention(model_fol
             return torch.from_numpy(
                 Scores(ModelSource("any", "", lambda: model), documents, how).compute(model)
             )
+
+        ids = torch.tensor([documents[1].ids])
+        moved = model(ids[:, 1:-1], ids[:, 2:])[:, -1] - model(ids[:, :-1], ids[:, 1:])[:, -1]
+        assert abs(moved.item()) > 0.01  # by the first token, at the last
 
         alone = scores(1)
         assert len(alone) == sum(lengths) - len(lengths) and alone.std() > 0.01

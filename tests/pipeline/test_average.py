@@ -44,6 +44,8 @@ def export(*words):
         ([], [1, 1, 1]),
         (["average=equal"], [1, 1, 1]),
         (["average=sw"], [30, 0, 10]),
+        (["average=sw", "average_clusters=1"], [1, 0, 0]),
+        (["average=sw", "average_clusters=2"], [30, 0, 10]),
         (["average='expert0:2,expert1:0.5'"], [2, 0.5, 0]),
     ],
 )
@@ -61,6 +63,13 @@ def test_weights_are_those_that_are_asked_for(experts, tmp_path, words, weights)
         (["format=averaged", "average=fr"], "average='fr' is the language of no training document"),
         (["format=averaged", "average='expert9:1'"], "must have a weight for each of"),
         (["format=averaged", "average='expert0:much'"], "is no list of weights"),
+        (["format=averaged", "average=sw", "average_clusters=0"], "average_clusters=0 leaves no expert"),
+        (["format=averaged", "average_clusters=2"], "average_clusters=2 is for the average of a language"),
+        (
+            ["format=averaged", "average='expert0:1'", "average_clusters=2"],
+            "average_clusters=2 is for the average of a language",
+        ),
+        (["format=hf", "average_clusters=2"], "average_clusters=2 is for format=averaged"),
         (["format=hf", "average=sw"], "average='sw' is for format=averaged"),
         (["format=averaged", "source=/usr"], "source='/usr' is no set of experts"),
     ],

@@ -1,5 +1,6 @@
 """What becomes of a finished run: evaluated by many ranks, in other ways, and asked for text."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -7,9 +8,16 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from tests.helpers.commands import ROOT, SMALL, run, run_well
 from tests.helpers.megatron_cpu import free_ports
+from xelm_nemo.config.compose import from_yaml
+from xelm_nemo.corpus.tokenizer import encode_document
+from xelm_nemo.evaluation.plan import select_documents
+from xelm_nemo.generation.opened import open_model
+from xelm_nemo.stages.generate import find_set
+from xelm_nemo.stages.run import CONFIG, Run
 
 pytestmark = pytest.mark.slow
 
@@ -97,6 +105,19 @@ def test_the_experts_that_there_are_can_be_evaluated(finished, tmp_path):
     screen = run_well("evaluate", *only_first, "evaluation.allow_missing=true")
     assert "Without expert1: not trained." in " ".join(screen.split())
     assert results(folder)["missing_experts"] == ["expert1"]
+
+
+@pytest.mark.parametrize("name, top_k", [("ensemble", None), ("ensemble top-1", 1)])
+def test_the_exported_set_gives_documents_what_evaluation_measured(finished, name, top_k):
+    """Megatron's experts on one side, Hugging Face's on the other, each with its own way to the weights."""
+    opened = open_model(find_set(finished), experts_per_token=top_k)
+    run = Run(dataclasses.replace(from_yaml(finished / CONFIG), output=str(finished)))
+    total = 0.0
+    for document in select_documents(list(run.subset("test")), run.config.evaluation.max_docs):
+        ids = torch.tensor(encode_document(opened.tokenizer, document.text)[: run.config.seq_length + 1])
+        log_p_TV = opened.model(ids[None, :-1]).logits[0]
+        total -= log_p_TV.gather(-1, ids[1:, None]).double().sum().item()
+    assert total == pytest.approx(nats(finished)[name], rel=1e-6)
 
 
 def test_a_run_continues_prompts(finished):

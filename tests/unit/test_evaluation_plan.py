@@ -1,5 +1,6 @@
 import pytest
 
+from xelm_nemo.config.compose import compose
 from xelm_nemo.ensemble.rules import Ensemble
 from xelm_nemo.errors import ConfigError, CorpusError
 from xelm_nemo.evaluation.config import EvaluationConfig
@@ -34,6 +35,18 @@ def test_a_text_clusterer_is_measured_with_all_experts_each_top_k_and_by_languag
         Ensemble("ensemble top-2", "clustering", 2),
         Ensemble("top-1 by language", "top1_language"),
     ]
+
+
+def test_the_demos_report_has_rows_of_all_experts_and_of_one_and_two_a_token():
+    config = compose(["+experiment=udhr"])
+    assert config.clustering.method == "tfidf" and "evaluate" in config.finish_with
+    rows = plan_ensembles(
+        config.evaluation,
+        num_experts=config.clustering.num_clusters,
+        can_route=True,
+        has_language_expert=True,
+    )
+    assert names(rows) == ["ensemble", "ensemble top-1", "ensemble top-2", "top-1 by language"]
 
 
 def test_top_k_of_every_expert_is_not_measured_twice():
@@ -81,6 +94,7 @@ def test_the_first_rule_asked_for_leads():
         ({"top_k": []}, r"evaluation.top_k=\[\]"),
         ({"temperatures": [0.0]}, r"evaluation.temperatures=\[0.0\]"),
         ({"subsets": []}, r"evaluation.subsets=\[\]"),
+        ({"subsets": ["a", "b", "a"]}, r"evaluation.subsets=\['a', 'b', 'a'\] has a subset twice"),
     ],
 )
 def test_rules_that_cannot_work_are_named(settings, named):

@@ -1,6 +1,7 @@
 """An exported set on disk: written, opened, and asked for text."""
 
 import dataclasses
+import math
 import shutil
 
 import pytest
@@ -9,9 +10,12 @@ import torch
 from tests.helpers.exported import TEXTS, evaluations_log_prob, export_two, fit, write
 from tests.helpers.random_xglm import change_config
 from xelm_nemo import command, generate
+from xelm_nemo.clustering.clusterer import fit_clusterer
+from xelm_nemo.clustering.config import ClusteringConfig
+from xelm_nemo.corpus.documents import Document
 from xelm_nemo.corpus.tokenizer import load_tokenizer
 from xelm_nemo.errors import ArtifactError, ConfigError
-from xelm_nemo.generation.model import XelmForCausalLM
+from xelm_nemo.generation.model import XelmConfig, XelmForCausalLM
 from xelm_nemo.generation.text import Sampling, Writer
 
 
@@ -103,6 +107,63 @@ def test_experts_of_different_vocabularies_are_refused(root):
         write(root, "vocabularies", experts=("expert0", "expert2"))
 
 
+@pytest.mark.parametrize("key, value", [("vocab_size", 299), ("d_model", 96), ("num_layers", 2)])
+def test_a_set_whose_experts_have_become_different_is_not_opened(root, tmp_path, key, value):
+    shutil.copytree(root, tmp_path, dirs_exist_ok=True)
+    change_config(tmp_path / "expert1", **{key: value})
+    with pytest.raises(ConfigError, match=f"expert0 and .*expert1 differ in {key}; give experts branched"):
+        XelmForCausalLM.from_pretrained(tmp_path / "set")
+    with pytest.raises(ConfigError, match=f"differ in {key}"):
+        write(tmp_path, "again")
+
+
+def test_a_clusterer_of_another_corpus_is_refused_where_the_set_is_opened(root, tmp_path):
+    shutil.copytree(root, tmp_path, dirs_exist_ok=True)
+    other = [Document(f"x|{n}", text, "xx") for n, text in enumerate(["cat dog", "sun moon", "dog", "moon"])]
+    fit_clusterer(other, ClusteringConfig(num_clusters=2, svd_dim=3, num_starts=1)).save(
+        tmp_path / "set/clusterer"
+    )
+    with pytest.raises(ConfigError, match="set/clusterer is not the clusterer that the set was written with"):
+        XelmForCausalLM.from_pretrained(tmp_path / "set")
+
+
+@pytest.mark.parametrize(
+    "path, content, said",
+    [
+        ("set/config.json", b"{", "set/config.json is not JSON"),
+        ("set/sentencepiece.bpe.model", None, "set holds no tokenizer"),
+        ("set/clusterer/centroids.safetensors", b"x", "centroids.safetensors is damaged"),
+        ("expert1/config.json", None, "expert1/config.json is missing"),
+        ("expert1/model.safetensors", None, "expert1 holds no model that can be read .*; export it again"),
+        ("expert1/model.safetensors", b"12345678", "expert1 holds no model that can be read .*header"),
+    ],
+)
+def test_damage_to_a_set_is_said_in_a_line(root, tmp_path, path, content, said):
+    shutil.copytree(root, tmp_path, dirs_exist_ok=True)
+    if content is None:
+        (tmp_path / path).unlink()
+    else:
+        (tmp_path / path).write_bytes(content)
+    with pytest.raises(ArtifactError, match=said):
+        Writer(tmp_path / "set", Sampling())
+
+
+@pytest.mark.parametrize("weights", [[1.0], [0.0, 0.0], [2.0, -1.0], [math.nan, 1.0], [math.inf, 1.0]])
+def test_fixed_weights_that_cannot_work_are_refused(root, weights):
+    config = XelmConfig.from_pretrained(root / "set")
+    config.weights = weights
+    with pytest.raises(ConfigError, match=r"weights=.* are not one for each of 2 experts; .* from 0 up"):
+        XelmForCausalLM.from_pretrained(root / "set", config=config)
+
+
+def test_fixed_weights_take_the_place_of_the_router(root):
+    config = XelmConfig.from_pretrained(root / "set")
+    config.weights = [3.0, 1.0]
+    cache = XelmForCausalLM.from_pretrained(root / "set", config=config)(torch.tensor([[2, 9, 8]]))
+    weights = cache.past_key_values.log_w_BSE.exp()
+    torch.testing.assert_close(weights, torch.tensor([0.75, 0.25]).expand(1, 3, 2))
+
+
 def test_a_set_without_one_of_its_experts_says_so(root, tmp_path):
     shutil.copytree(root / "set", tmp_path / "set")
     with pytest.raises(ArtifactError, match=r"lacks the experts \['../expert0', '../expert1'\]"):
@@ -115,6 +176,9 @@ def test_a_set_without_one_of_its_experts_says_so(root, tmp_path):
         ({"max_new_tokens": 0}, "--max-new-tokens=0: use 1 or more"),
         ({"temperature": -1.0}, "--temperature=-1.0: use 0 or more"),
         ({"top_p": 0.0}, "--top-p=0.0: use above 0"),
+        ({"top_k": -1}, "--top-k=-1: use 1 or more, or 0 for all"),
+        ({"experts_per_token": 0}, "--experts-per-token=0: use 1 or more"),
+        ({"experts_per_token": -2}, "--experts-per-token=-2: use 1 or more"),
     ],
 )
 def test_sampling_that_cannot_work_is_refused(root, changes, said):
@@ -137,6 +201,14 @@ def test_the_command_streams_a_single_prompt_and_shows_weights(root, monkeypatch
     first, *rows = capsys.readouterr().out.splitlines()
     assert first.startswith("human")
     assert len(rows) <= 3 and all(len(row.split()) >= 2 and 0 <= float(row.split()[0]) <= 1 for row in rows)
+
+
+def test_a_single_prompt_is_on_screen_while_it_still_grows(root, capsys):
+    writer, shown = Writer(root / "set", Sampling(max_new_tokens=20, temperature=1.0)), []
+    writer._model.register_forward_pre_hook(lambda *_: shown.append(capsys.readouterr().out))
+    (found,) = writer.write(["human beings"], on_screen=True)
+    assert "".join([*shown, capsys.readouterr().out]) == found.text + "\n"
+    assert sum(map(bool, shown)) > 2  # the prompt, and more than once what follows
 
 
 def test_a_folder_that_is_no_set_is_named(tmp_path, monkeypatch, capsys):

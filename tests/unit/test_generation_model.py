@@ -5,6 +5,7 @@ import torch
 
 from tests.helpers.random_opt import PRE_NORM, random_opt
 from tests.helpers.random_xglm import GELU, VOCAB_SIZE, random_xglm
+from xelm_nemo.errors import ConfigError
 from xelm_nemo.generation.model import XelmConfig, XelmForCausalLM
 from xelm_nemo.generation.routing import FixedRouting
 from xelm_nemo.router.weights import keep_top_k
@@ -129,6 +130,23 @@ def test_sampling_follows_the_mixture(experts):
     assert generated(model, [prompt], do_sample=True, top_p=1e-6, top_k=0) == best
 
 
+@pytest.mark.parametrize("how", [{"top_k": 3}, {"top_k": 0, "top_p": 0.2}, {"top_k": 0, "temperature": 0.5}])
+def test_tokens_are_drawn_from_what_sampling_leaves_of_the_mixture(experts, how):
+    model, prompt = mixture(experts), PROMPTS[0]
+    p = slow_log_p(experts, prompt, model.routing)[-1].exp()
+    order = p.argsort(descending=True)
+    before = p[order].cumsum(0) - p[order]  # probability of the likelier tokens
+    left = torch.zeros_like(p)
+    is_left = before < how.get("top_p", 1.0)
+    is_left[how["top_k"] or VOCAB_SIZE :] = False
+    left[order[is_left]] = p[order[is_left]] ** (1 / how.get("temperature", 1.0))
+    torch.manual_seed(0)
+    drawn = model.generate(torch.tensor([prompt] * 4000), do_sample=True, max_new_tokens=1, **how)[:, -1]
+    found = torch.bincount(drawn, minlength=VOCAB_SIZE) / 4000
+    assert (found[left == 0] == 0).all()
+    assert (found - left / left.sum()).abs().max() < 0.03
+
+
 def test_an_expert_without_weight_is_not_run_and_catches_up_when_it_has_some(experts):
     class FirstThenSecond:
         def log_weights(self, ids, first):
@@ -177,6 +195,17 @@ def test_experts_that_take_turns_on_a_device_give_the_same(top_k):
     expected = generated(model, PROMPTS)
     model.place([torch.device("cpu")], [1000])
     assert generated(model, PROMPTS) == expected
+
+
+def test_a_text_longer_than_the_context_is_refused(experts):
+    model, whole = mixture(experts), [2] + [5] * 63
+    out = model(**padded([whole]))
+    with pytest.raises(ConfigError, match="a text of 65 tokens does not fit the context of 64; read it"):
+        model(torch.tensor([[7]]), past_key_values=out.past_key_values)
+    with pytest.raises(ConfigError, match="a text of 70 tokens"):
+        model(**padded([whole + [5] * 6, PROMPTS[0]]))
+    ids, mask = (torch.nn.functional.pad(each, (9, 0)) for each in padded([whole]).values())
+    torch.testing.assert_close(model(ids, mask).logits[:, 9:], out.logits)  # padding takes no room
 
 
 def test_a_cache_of_another_model_is_refused(experts):

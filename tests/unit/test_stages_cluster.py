@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 
@@ -115,6 +116,28 @@ def test_bad_lines_are_told_of_once_though_the_corpus_is_read_again(tmp_path, ca
     assert [record.getMessage() for record in caplog.records] == [
         "train/00000/a.jsonl: 1 bad lines skipped (1 not JSON), the first is line 4"
     ]
+
+
+def test_a_clusterer_of_another_corpus_is_not_taken_for_this_ones(tmp_path):
+    def run_of(name, texts):
+        for split in ("train", "valid"):
+            folder = tmp_path / name / split / "00000"
+            folder.mkdir(parents=True)
+            (folder / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+        corpus = CorpusConfig(path=str(tmp_path / name))
+        clustering = ClusteringConfig(num_clusters=2, svd_dim=2)
+        run = Run(RunConfig(corpus=corpus, clustering=clustering, output=str(tmp_path / f"run_{name}")))
+        CLUSTER.make(run)
+        return run
+
+    ours, theirs = (
+        run_of("ours", ["cat dog", "dog sun", "sun moon"]),
+        run_of("theirs", ["a sea", "a ship"] * 2),
+    )
+    assert CLUSTER.is_current(ours)
+    shutil.rmtree(ours.clusterer)
+    shutil.copytree(theirs.clusterer, ours.clusterer)
+    assert not CLUSTER.is_current(ours)
 
 
 def test_shards_that_are_not_there_are_named_before_anything_is_made(run_on):

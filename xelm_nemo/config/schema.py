@@ -102,6 +102,7 @@ class ExportConfig:
     output: str
     format: str = "hf"  # or "metaseq" or "nemo", of a model; "averaged", of a set; "upstream", of a clusterer
     average: str | None = None  # of a set: a language, or "expert0:2,expert3:1"; None: all alike
+    average_clusters: int | None = None  # of a language: its largest so many; None: all of its clusters
     dtype: str | None = None  # "fp32", "bf16" or "fp16"; None: the model's, or what it was imported in
     tokenizer: str | None = None  # its folder or hub id; None: the one that the model was trained with
 

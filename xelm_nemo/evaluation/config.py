@@ -91,6 +91,8 @@ def rule_problems(config: EvaluationConfig, *, can_route: bool) -> list[str]:
         problems.append(
             "evaluation.subsets=[] and evaluation.clusters=[] leave no document; use null for all"
         )
+    if len(set(config.subsets or [])) < len(config.subsets or []):
+        problems.append(f"evaluation.subsets={config.subsets} has a subset twice; name each once")
     if config.rules is None:
         return problems
     if not config.rules or not set(config.rules) <= set(RULES):

@@ -9,10 +9,7 @@ from xelm_nemo import artifacts
 from xelm_nemo.clustering.clusterer import Clusterer, TfidfClusterer
 from xelm_nemo.corpus.tokenizer import load_tokenizer
 from xelm_nemo.errors import ConfigError
-from xelm_nemo.files import read_json
 from xelm_nemo.router.config import RouterConfig
-
-_SHARED = ("vocab_size", "max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def write_set(
@@ -37,15 +34,12 @@ def write_set(
     Raises:
         ConfigError: experts that do not go together, or are not as many as the clusterer's clusters.
     """
-    from xelm_nemo.generation.model import CLUSTERER, XelmConfig  # imports transformers' models
+    # These import transformers' models.
+    from xelm_nemo.generation.model import XelmConfig
+    from xelm_nemo.generation.routing import CLUSTERER, mark_of
+    from xelm_nemo.generation.siblings import shared_settings
 
-    found = [{key: read_json(expert / "config.json").get(key) for key in _SHARED} for expert in experts]
-    for expert, settings in zip(experts, found, strict=True):
-        if differing := [key for key in _SHARED if settings[key] != found[0][key]]:
-            raise ConfigError(
-                f"{experts[0]} and {expert} differ in {', '.join(differing)}; "
-                "give experts branched from one seed model."
-            )
+    shared = shared_settings(experts)
     loaded = Clusterer.load(clusterer)
     if loaded.num_clusters != len(experts):
         raise ConfigError(
@@ -61,6 +55,7 @@ def write_set(
         temperature=router.temperature,
         rule=router.rule,
         weights=weights,
+        clusterer=mark_of(loaded),
         architectures=["XelmForCausalLM"],
-        **found[0],
+        **shared,
     ).save_pretrained(folder)

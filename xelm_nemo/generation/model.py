@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     GenerationMixin,
     PretrainedConfig,
     PreTrainedModel,
@@ -26,15 +25,13 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from xelm_nemo import device as devices
 from xelm_nemo.artifacts import MANIFEST
-from xelm_nemo.clustering.clusterer import Clusterer, TfidfClusterer
 from xelm_nemo.ensemble.mixture import next_log_probs
 from xelm_nemo.ensemble.options import logit_average_log_probs
 from xelm_nemo.ensemble.shelf import Shelf
 from xelm_nemo.errors import ArtifactError, ConfigError
 from xelm_nemo.generation.cache import MixtureCache
-from xelm_nemo.generation.routing import FixedRouting, PrefixRouting, Routing
-
-CLUSTERER = "clusterer"
+from xelm_nemo.generation.routing import Routing, routing_of
+from xelm_nemo.generation.siblings import open_expert, shared_settings
 
 
 class XelmConfig(PretrainedConfig):
@@ -46,6 +43,7 @@ class XelmConfig(PretrainedConfig):
         rule: of the router, "upstream" or "paper".
         experts_per_token: how many the router keeps; None keeps all.
         weights: of the experts, the same at every token; None asks the router.
+        clusterer: which one the experts are of, as `routing.mark_of` says it; None: nobody looks.
     """
 
     model_type = "xelm"
@@ -59,13 +57,14 @@ class XelmConfig(PretrainedConfig):
         rule: str = "upstream",
         experts_per_token: int | None = None,
         weights: Sequence[float] | None = None,
+        clusterer: str | None = None,
         **kwargs: Any,
     ) -> None:
         """The settings of the mixture; the others are Hugging Face's."""
         self.experts, self.weights = list(experts), None if weights is None else list(weights)
         self.vocab_size, self.max_position_embeddings = vocab_size, max_position_embeddings
         self.router = {"temperature": temperature, "rule": rule} | kwargs.pop("router", {})
-        self.experts_per_token = experts_per_token
+        self.experts_per_token, self.clusterer = experts_per_token, clusterer
         self.num_hidden_layers = kwargs.pop("num_hidden_layers", 0)  # the mixture's own: experts have layers
         super().__init__(**kwargs)
 
@@ -100,19 +99,17 @@ class XelmForCausalLM(PreTrainedModel, GenerationMixin):
             **kwargs: what each expert's own `from_pretrained` takes, such as `dtype`.
 
         Raises:
-            ArtifactError: an expert is missing, or the clusterer or the tokenizer.
-            ConfigError: experts and clusters do not match.
+            ArtifactError: an expert is missing or damaged, or the clusterer or the tokenizer.
+            ConfigError: experts that differ in vocabulary or shape, or that the clusterer is not of.
         """
         folder = Path(folder)
         config = config or XelmConfig.from_pretrained(folder)
         missing = [name for name in config.experts if not (folder / name).is_dir()]
         if missing or not config.experts:
             raise ArtifactError(f"{folder} lacks the experts {missing}; export the whole set again.")
-        experts = [
-            AutoModelForCausalLM.from_pretrained(folder / name, **kwargs | {"trust_remote_code": False})
-            for name in config.experts
-        ]
-        model = cls(config, experts, _routing(folder, config))
+        shared_settings([folder / name for name in config.experts])
+        experts = [open_expert(folder / name, **kwargs) for name in config.experts]
+        model = cls(config, experts, routing_of(folder, config))
         model.source = folder
         if cls.can_generate():
             model.generation_config.update(**experts[0].generation_config.to_diff_dict())
@@ -163,6 +160,9 @@ class XelmForCausalLM(PreTrainedModel, GenerationMixin):
             logits_to_keep: P; 0 is all new tokens.
             averaged_BE: log-weights of the experts for each text, to average their logits by, as X-ELM's
                 few-shot evaluation does; None mixes probabilities, by the set's own weights.
+
+        Raises:
+            ConfigError: a text is longer than the context.
         """
         cache = past_key_values
         if not isinstance(cache, MixtureCache):
@@ -170,6 +170,7 @@ class XelmForCausalLM(PreTrainedModel, GenerationMixin):
                 raise ValueError("past_key_values is of another model; leave it out.")
             cache = MixtureCache(len(self.experts), len(input_ids), input_ids.device)
         cache.extend(input_ids, attention_mask)
+        _check_room(cache, self.config.max_position_embeddings)
         kept = min(logits_to_keep or input_ids.shape[1], input_ids.shape[1])
         log_p_BPV = self._mix(
             cache,
@@ -228,29 +229,13 @@ class XelmForCausalLM(PreTrainedModel, GenerationMixin):
         return logits
 
 
-def _routing(folder: Path, config: XelmConfig) -> Routing:
-    if config.weights is not None:
-        if len(config.weights) != len(config.experts) or not sum(config.weights) > 0:
-            raise ConfigError(
-                f"weights={config.weights} are not one for each of {len(config.experts)} experts; "
-                "give as many, not all of them 0."
-            )
-        return FixedRouting(config.weights, top_k=config.experts_per_token)
-    clusterer = Clusterer.load(folder / CLUSTERER)
-    if clusterer.num_clusters != len(config.experts):
+def _check_room(cache: MixtureCache, context: int) -> None:
+    """XGLM would go on past the positions that it knows, and OPT look them up outside its table."""
+    if (longest := int(cache.mask_BS.sum(1).max())) > context:
         raise ConfigError(
-            f"{folder / CLUSTERER} has {clusterer.num_clusters} clusters and the set {len(config.experts)} "
-            "experts; give the clusterer that the experts were trained with."
+            f"a text of {longest} tokens does not fit the context of {context}; read it in windows, as "
+            "`evaluate` does, or shorten it."
         )
-    if not isinstance(clusterer, TfidfClusterer):
-        raise ConfigError(
-            f"{folder / CLUSTERER} cannot place a text; set weights=[...], one for each expert, such as "
-            f"{[1.0] * len(config.experts)}."
-        )
-    tokenizer = AutoTokenizer.from_pretrained(
-        folder, use_fast=(folder / "tokenizer.json").is_file(), trust_remote_code=False
-    )
-    return PrefixRouting(clusterer, tokenizer, **config.router, top_k=config.experts_per_token)
 
 
 def _loss(log_p_BSV: Tensor, labels_BS: Tensor) -> Tensor:

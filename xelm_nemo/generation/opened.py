@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from xelm_nemo import device as devices
 from xelm_nemo.corpus.tokenizer import load_tokenizer
 from xelm_nemo.errors import ArtifactError
+from xelm_nemo.files import read_json
 from xelm_nemo.generation.model import XelmConfig, XelmForCausalLM
 from xelm_nemo.generation.routing import FixedRouting
+from xelm_nemo.generation.siblings import open_expert
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -69,6 +71,7 @@ def open_model(
             f"{folder} holds no exported model (config.json); run `python -m xelm_nemo.export` and give a "
             "folder that it wrote, such as runs/<name>/export/ensemble."
         )
+    read_json(folder / "config.json")  # whose fault transformers would not say in a line
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if isinstance(config, XelmConfig):
         if experts_per_token is not None:
@@ -88,7 +91,7 @@ def open_model(
 
 def _alone(folder: Path, config: "AutoConfig", dtype: str) -> XelmForCausalLM:
     """One model as a mixture of which it is the only part."""
-    expert = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False)
+    expert = open_expert(folder, dtype=dtype)
     shared = {name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     sizes = (config.vocab_size, config.max_position_embeddings)
     return XelmForCausalLM(

@@ -125,12 +125,13 @@ class Writer:
 
 
 def _check(sampling: Sampling) -> None:
+    kept = sampling.experts_per_token
     wrong = [
         ("max-new-tokens", sampling.max_new_tokens, "1 or more", sampling.max_new_tokens >= 1),
         ("temperature", sampling.temperature, "0 or more", 0 <= sampling.temperature < float("inf")),
         ("top-k", sampling.top_k, "1 or more, or 0 for all tokens", sampling.top_k >= 0),
         ("top-p", sampling.top_p, "above 0 and at most 1", 0 < sampling.top_p <= 1),
-        ("experts-per-token", sampling.experts_per_token, "1 or more", sampling.experts_per_token != 0),
+        ("experts-per-token", kept, "1 or more", kept is None or kept >= 1),
     ]
     problems = [f"--{name}={value}: use {wanted}" for name, value, wanted, fits in wrong if not fits]
     if problems:

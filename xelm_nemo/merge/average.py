@@ -85,7 +85,7 @@ def language_weights(
             f"average={language!r} is the language of no training document; use one of {known}."
         )
     if clusters is not None and clusters < 1:
-        raise ConfigError(f"clusters={clusters} leaves no expert to average; use 1 or more.")
+        raise ConfigError(f"average_clusters={clusters} leaves no expert to average; use 1 or more.")
     kept = sorted(range(len(counts)), key=lambda cluster: -counts[cluster])[:clusters]
     total = sum(counts[cluster] for cluster in kept)
     return [count / total if cluster in kept else 0.0 for cluster, count in enumerate(counts)]

@@ -11,7 +11,7 @@ from xelm_nemo.stages.train import SET
 _EQUAL = "equal"
 
 
-def export_average(source: Path, output: Path, average: str | None) -> None:
+def export_average(source: Path, output: Path, average: str | None, clusters: int | None = None) -> None:
     """Write the average of a set's experts as a model folder.
 
     Args:
@@ -19,6 +19,7 @@ def export_average(source: Path, output: Path, average: str | None) -> None:
         output: the model folder.
         average: None or "equal"; a language, whose documents weigh the experts as X-ELM does; or weights such
             as "expert0:2,expert3:1", experts that are not named having none.
+        clusters: of a language, how many of the clusters that hold most of it count; None: all.
 
     Raises:
         ConfigError: the weights cannot be found from what is given.
@@ -28,13 +29,18 @@ def export_average(source: Path, output: Path, average: str | None) -> None:
         raise ArtifactError(f"source={str(source)!r} is no set of experts; give runs/<name>/experts/round0.")
     experts = read_json(source / SET)["experts"]
     models = {expert["name"]: source / expert["model"] for expert in experts}
-    clusters = {expert["name"]: expert["cluster"] for expert in experts}
+    cluster_of = {expert["name"]: expert["cluster"] for expert in experts}
+    is_of_language = average not in (None, _EQUAL) and ":" not in str(average)
+    if clusters is not None and not is_of_language:
+        raise ConfigError(
+            f"average_clusters={clusters} is for the average of a language, such as average=sw; leave it out."
+        )
     if average in (None, _EQUAL):
         weights = dict.fromkeys(models, 1.0)
-    elif ":" in str(average):
-        weights = dict.fromkeys(models, 0.0) | _given(str(average))
+    elif is_of_language:
+        weights = _of_language(source, str(average), cluster_of, clusters)
     else:
-        weights = _of_language(source, str(average), clusters)
+        weights = dict.fromkeys(models, 0.0) | _given(str(average))
     average_models(models, weights, output)
 
 
@@ -48,7 +54,9 @@ def _given(average: str) -> dict[str, float]:
         ) from None
 
 
-def _of_language(source: Path, language: str, clusters: dict[str, int]) -> dict[str, float]:
+def _of_language(
+    source: Path, language: str, cluster_of: dict[str, int], clusters: int | None
+) -> dict[str, float]:
     reports = (folder / "clusters" / REPORT_JSON for folder in source.parents)
     report = next((path for path in reports if path.is_file()), None)
     if report is None:
@@ -57,5 +65,5 @@ def _of_language(source: Path, language: str, clusters: dict[str, int]) -> dict[
             "language each expert has seen; give weights, such as average='expert0:2,expert3:1'."
         )
     documents = {row["cluster"]: row["languages"] for row in read_json(report)["clusters"]}
-    shares = language_weights([documents[cluster] for cluster in clusters.values()], language)
-    return dict(zip(clusters, shares, strict=True))
+    of_experts = [documents[cluster] for cluster in cluster_of.values()]
+    return dict(zip(cluster_of, language_weights(of_experts, language, clusters=clusters), strict=True))

@@ -97,7 +97,7 @@ def export_source(config: ExportConfig) -> None:
     if config.format == _CLUSTERER:
         return _export_clusterer(source, output)
     if config.format == _AVERAGE:
-        export_average(source, output, config.average)
+        export_average(source, output, config.average, config.average_clusters)
         return log.info("export: the average of %s -> %s", source, output)
     models = _find_models(source)
     with _unmade_if_unused(output), contextlib.ExitStack() as stack:
@@ -134,8 +134,9 @@ def _check_choices(config: ExportConfig) -> None:
     for key, (value, known) in choices.items():
         if value not in known:
             raise ConfigError(f"{key}={value!r} is not known; use one of {known}.")
-    if config.average is not None and config.format != _AVERAGE:
-        raise ConfigError(f"average={config.average!r} is for format=averaged; leave it out.")
+    for key in ("average", "average_clusters"):
+        if (given := getattr(config, key)) is not None and config.format != _AVERAGE:
+            raise ConfigError(f"{key}={given!r} is for format=averaged; leave it out.")
     if config.format == "nemo" and importlib.util.find_spec("nemo") is None:
         raise ConfigError(
             "format=nemo needs NeMo, which is not installed; run `pip install -c constraints.txt -e .[nemo]`."

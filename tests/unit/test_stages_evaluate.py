@@ -1,0 +1,55 @@
+"""How a real model's documents stand together in a batch is no matter to their scores."""
+
+import random
+
+import pytest
+import torch
+
+from tests.helpers.megatron_cpu import VOCAB_SIZE, write_seed_model
+from xelm_nemo import parallel
+from xelm_nemo.evaluation.scoring import EncodedDocument, ModelSource, Pass, Scores
+from xelm_nemo.model.config import ModelConfig
+from xelm_nemo.stages.evaluate import _load
+
+SHAPE = ModelConfig(
+    num_layers=2,
+    hidden_size=16,
+    ffn_hidden_size=32,
+    num_attention_heads=2,
+    max_position_embeddings=16,
+    init_method_std=0.5,  # so that every token seen moves a score by more than the tolerance
+)
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model") / "model"
+    write_seed_model(folder, SHAPE)
+    return folder
+
+
+@pytest.mark.parametrize("stride", [16, 5])
+def test_batches_and_padding_change_no_score_of_a_model_with_attention(model_folder, tmp_path, stride):
+    draw = random.Random(0)
+    lengths = [2, 17, 9, 3, 30, 16, 12, 2, 24, 17]  # the context and a token, and longer ones, among them
+    documents = [
+        EncodedDocument(tuple(draw.randrange(3, VOCAB_SIZE) for _ in range(length)), length, False)
+        for length in lengths
+    ]
+    with parallel.model_parallel(alone=True):
+        model = _load(model_folder, 1)
+
+        def scores(batch_tokens):
+            how = Pass(16, stride, batch_tokens, "cpu", tmp_path)
+            return torch.from_numpy(
+                Scores(ModelSource("any", "", lambda: model), documents, how).compute(model)
+            )
+
+        ids = torch.tensor([documents[1].ids])
+        moved = model(ids[:, 1:-1], ids[:, 2:])[:, -1] - model(ids[:, :-1], ids[:, 1:])[:, -1]
+        assert abs(moved.item()) > 0.01  # by the first token, at the last
+
+        alone = scores(1)
+        assert len(alone) == sum(lengths) - len(lengths) and alone.std() > 0.01
+        for batch_tokens in (40, 10_000):
+            torch.testing.assert_close(scores(batch_tokens), alone, atol=1e-5, rtol=1e-5)

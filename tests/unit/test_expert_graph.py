@@ -9,24 +9,29 @@ from megatron.core.tensor_parallel import random
 from xelm_nemo import device
 from xelm_nemo.errors import TrainingError
 from xelm_nemo.expert.graph import WARM_UPS, StepGraph, why_no_graph
+from xelm_nemo.model.config import ParallelConfig
 
 
 def test_nothing_is_recorded_without_a_gpu():
-    assert why_no_graph(document_mask=False, seq_length=128, pipeline_stages=1) == "there is no GPU"
+    assert why_no_graph(ParallelConfig(), seq_length=128) == "there is no GPU"
 
 
 @pytest.mark.parametrize(
-    "changes, reason",
+    "layout, changes, reason",
     [
-        ({}, None),
-        ({"document_mask": True}, "training.document_mask=true"),
-        ({"seq_length": 64}, "training.seq_length=64"),
-        ({"pipeline_stages": 2}, "stages of a pipeline"),
+        ({}, {}, None),
+        ({"tensor_model_parallel_size": 4}, {}, None),
+        ({"tensor_model_parallel_size": 2, "data_parallel_size": 2}, {}, None),
+        ({}, {"document_mask": True}, "training.document_mask=true"),
+        ({}, {"seq_length": 64}, "training.seq_length=64"),
+        ({"pipeline_model_parallel_size": 2}, {}, "stages of a pipeline"),
+        ({"data_parallel_size": 8}, {}, "several machines"),
     ],
 )
-def test_steps_that_differ_or_read_too_far_are_not_recorded(monkeypatch, changes, reason):
+def test_steps_that_a_graph_does_not_suit_are_not_recorded(monkeypatch, layout, changes, reason):
     monkeypatch.setattr(device, "has_cuda", lambda: True)
-    found = why_no_graph(**{"document_mask": False, "seq_length": 2048, "pipeline_stages": 1} | changes)
+    monkeypatch.setattr(device, "count", lambda: 4)
+    found = why_no_graph(ParallelConfig(**layout), **{"seq_length": 2048} | changes)
     assert found is None if reason is None else reason in found
 
 

@@ -114,9 +114,7 @@ def our_model(setting: Setting, *, overlap_param_gather: bool = True) -> tuple[D
 
 def _ours(setting: Setting, tokens: torch.Tensor, *, graphed: bool = True) -> Step:
     """The training step of the experts, as a CUDA graph where it can be."""
-    stages = setting.layout.pipeline_model_parallel_size
-    reason = why_no_graph(document_mask=False, seq_length=setting.seq_length, pipeline_stages=stages)
-    graphed = graphed and reason is None
+    graphed = graphed and why_no_graph(setting.layout, seq_length=setting.seq_length) is None
     _, model, optimizer = our_model(setting, overlap_param_gather=not graphed)
     graph = StepGraph(partial(forward_backward, model, setting.num_micro_batches)) if graphed else None
     batch = as_batch(tokens)

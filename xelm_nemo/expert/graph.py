@@ -14,19 +14,22 @@ from torch import Tensor
 from xelm_nemo import device
 from xelm_nemo.errors import TrainingError
 from xelm_nemo.expert.data import Batch
+from xelm_nemo.model.config import ParallelConfig
 
 WARM_UPS = 3  # steps that compile kernels, connect ranks and settle FP8's lists
 _SEQ_MULTIPLE = 128  # what cuDNN's attention reads at a time in backward, if need be past the last position
 
 
-def why_no_graph(*, document_mask: bool, seq_length: int, pipeline_stages: int) -> str | None:
+def why_no_graph(layout: ParallelConfig, *, seq_length: int, document_mask: bool = False) -> str | None:
     """What keeps steps of such sequences from being a CUDA graph here; None if nothing does."""
     if not device.has_cuda():
         return "there is no GPU"
     if document_mask:
         return "with training.document_mask=true attention differs from step to step"
-    if pipeline_stages > 1:
+    if layout.pipeline_model_parallel_size > 1:
         return "stages of a pipeline hand over to each other in every step"
+    if layout.data_parallel_size > 1 and layout.num_ranks > device.count():
+        return "data-parallel ranks of several machines exchange weights while forward computes"
     if seq_length % _SEQ_MULTIPLE:
         return (
             f"training.seq_length={seq_length} is no multiple of {_SEQ_MULTIPLE}, so that backward of "

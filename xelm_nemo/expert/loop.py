@@ -226,10 +226,7 @@ class Trainer:
 
     def _can_graph(self) -> bool:
         job = self.job
-        stages = job.parallel.pipeline_model_parallel_size
-        reason = why_no_graph(
-            document_mask=job.document_mask, seq_length=job.seq_length, pipeline_stages=stages
-        )
+        reason = why_no_graph(job.parallel, seq_length=job.seq_length, document_mask=job.document_mask)
         if reason and device.has_cuda():
             log.info("%s: steps are not run as CUDA graphs: %s", job.name, reason)
         return reason is None

@@ -85,6 +85,7 @@ EXTRAS = {
     "typology": ["lang2vec>=1.1.2"],  # its data alone, for languages beyond the package's 68
     "eval": ["lm_eval>=0.4.13,<0.5"],
     "parquet": ["pyarrow<21"],
+    "wandb": ["wandb"],
     "dev": [
         "codespell",
         "lm_eval[hf]>=0.4.13,<0.5",  # with its own model for Hugging Face folders, a peer in tests

@@ -48,6 +48,7 @@ ONLY_IN = {
     "transformer_engine": {"model"},
     "transformers": {"corpus", "checkpoint", "generation", "nemo", "bench"},
     "triton": {"kernels", "bench"},
+    "wandb": {"expert"},
 }
 # Entry modules are imported again by every process that Megatron's checkpoint writer spawns.
 HEAVY = {"hydra", "lightning", "matplotlib", "megatron", "nemo", "sklearn", "torch", "transformers", "triton"}

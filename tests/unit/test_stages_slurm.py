@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -66,6 +67,20 @@ def test_whole_run_is_one_graph(run, sent):
         ("train", ["train"], "afterany:44_0:44_1:44_2:44_3:44_4"),
     ]
     assert records["expert2"]["job"] == "44_3"
+
+
+def test_dry_run_shows_every_script_and_touches_nothing(tmp_path, capsys):
+    words = ["+experiment=udhr", "launch=slurm", "launch.slurm.partition=gpu", "dry_run=true"]
+    pipeline.main("train", [*words, f"output={tmp_path / 'run'}"])
+    shown = capsys.readouterr().out
+    names = ["cluster", "shard", "branch", "experts", "train"]
+    assert re.findall(r"--job-name=run-(\w+)", shown) == names
+    assert re.findall(r"--dependency=(\w+):run-(\w+)\b", shown) == [
+        *(("afterok", name) for name in names[:3]),
+        ("afterany", "experts"),
+    ]
+    assert shown.count("#SBATCH --partition=gpu") == shown.count("--kill-on-bad-exit=1") == len(names)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_verb_before_training_submits_what_it_needs_and_no_more(run, sent):
@@ -326,6 +341,18 @@ def test_job_that_slurm_put_back_and_holds_is_let_go(tmp_path, monkeypatch):
     monkeypatch.setattr(follow.slurm, "release", release)
     follow.follow([Followed("expert3", "41_3", tmp_path)])
     assert set(released) == {"41_3"}
+
+
+def test_jobs_that_failed_are_named_in_one_line_with_what_they_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(follow.slurm, "queue", dict)
+    for name, end in {
+        "expert1": End("failed", 2, "mend x.", again=False),
+        "expert2": End("finished", 0),
+    }.items():
+        (tmp_path / name).mkdir()
+        write_state(tmp_path / name, fresh(state(end, job=name)))
+    with pytest.raises(LaunchError, match=r"^expert1: mend x\. The others have ended; "):
+        follow.follow([Followed(name, name, tmp_path / name) for name in ("expert1", "expert2")])
 
 
 def test_what_is_made_counts_for_more_than_what_is_said(followed):

@@ -38,6 +38,7 @@ FREE_KEYS = (
     "training.eval_interval",
     "training.eval_sequences",
     "training.profile_iters",
+    "training.wandb_project",
 )
 
 

@@ -1,5 +1,6 @@
 """What one setting may be, whatever the others are: numbers in their range, words from their list."""
 
+import importlib.util
 import math
 from collections.abc import Callable, Iterable
 from operator import attrgetter
@@ -141,6 +142,12 @@ def choice_problems(config: RunConfig) -> list[str]:
         problems.append(
             f"training.profile_iters={traced} has {outside}, which are no iterations of this training; "
             f"use some of 1 to {last}"
+        )
+    project = config.training.wandb_project
+    if project is not None and importlib.util.find_spec("wandb") is None:
+        problems.append(
+            f"training.wandb_project={project!r} wants the package wandb, which is not installed; "
+            "pip install 'xelm_nemo[wandb]', or leave it out"
         )
     return problems
 

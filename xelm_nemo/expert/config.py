@@ -48,6 +48,7 @@ class TrainingConfig:
     skip_bad_steps: int = 0  # steps in a row whose gradient is no number that are left out; one more stops
     eval_sequences: int = 64  # sequences a validation reads at most
     profile_iters: list[int] | None = None  # iterations that torch's profiler traces, the first is 1
+    wandb_project: str | None = None  # on Weights & Biases, with a run for each model
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,7 @@ def expert_job(run: Run, cluster: int) -> TrainJob:
         eval_sequences=training.eval_sequences,
         skip_bad_steps=training.skip_bad_steps,
         profile_iters=training.profile_iters or [],
+        wandb_project=training.wandb_project,
         keep_last=config.checkpoint.keep_last,
         keep_best=config.checkpoint.keep_best,
         resume_at=config.checkpoint.resume_at,

@@ -28,6 +28,7 @@ PACKAGES = [
     "xelm_nemo.merge",
     "xelm_nemo.model",
     "xelm_nemo.nemo",
+    "xelm_nemo.rounds",
     "xelm_nemo.router",
     "xelm_nemo.shards",
     "xelm_nemo.stages",

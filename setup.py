@@ -31,6 +31,7 @@ PACKAGES = [
     "xelm_nemo.rounds",
     "xelm_nemo.router",
     "xelm_nemo.shards",
+    "xelm_nemo.simulation",
     "xelm_nemo.stages",
     "xelm_kernels",
     "xelm_configs",

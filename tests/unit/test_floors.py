@@ -41,6 +41,7 @@ ONLY_IN = {
         *("expert", "merge", "nemo", "bench"),
     },
     "nemo": {"nemo"},
+    "nemo_run": {"launch"},
     "omegaconf": {"config"},
     "sklearn": {"bench", "clustering"},
     "stopwordsiso": {"clustering"},

@@ -22,5 +22,7 @@ def test_folder_without_a_run_and_run_without_inputs_are_refused(tmp_path):
     with pytest.raises(RunFolderError, match="holds no run"):
         nemo_run_jobs(tmp_path)
     (tmp_path / "config.yaml").write_text(to_yaml(compose(["+experiment=udhr", f"output={tmp_path}"])))
-    with pytest.raises(ArtifactError, match=r"not ready for dense, expert0.* `python -m xelm_nemo\.branch`"):
+    with pytest.raises(
+        ArtifactError, match=r"not ready for dense, expert0.* `python -m xelm_nemo\.shard` and then"
+    ):
         nemo_run_jobs(tmp_path)

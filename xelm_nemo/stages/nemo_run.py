@@ -23,7 +23,7 @@ def nemo_run_jobs(folder: Path | str) -> list[NemoRunJob]:
     """An executor and a task for each model of a run that is missing, parents first.
 
     Args:
-        folder: the run's, after `python -m xelm_nemo.branch`.
+        folder: the run's, after `python -m xelm_nemo.shard` and `branch`.
 
     Raises:
         RunFolderError: the folder holds no run.
@@ -34,8 +34,8 @@ def nemo_run_jobs(folder: Path | str) -> list[NemoRunJob]:
     todo = to_train(round_jobs(run))
     if missing := [job.name for job in todo if not (Path(job.folder) / JOB).is_file()]:
         raise ArtifactError(
-            f"{folder} is not ready for {', '.join(missing)}; run `python -m xelm_nemo.branch` with the "
-            "words of the run first."
+            f"{folder} is not ready for {', '.join(missing)}; run `python -m xelm_nemo.shard` and "
+            "then `python -m xelm_nemo.branch` with the words of the run first."
         )
     jobs = [launched(run, job, todo) for job in todo]
     return [NemoRunJob(job.name, *executor_and_task(job, run.config.launch), job.after) for job in jobs]

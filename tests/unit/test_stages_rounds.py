@@ -1,5 +1,6 @@
 """Rounds of a run: what each expert is trained from and on, what is submitted, and what the sets list."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from xelm_nemo import artifacts
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.clustering.typology import XELM_LANGUAGES, typology_clusters
 from xelm_nemo.config.compose import compose
+from xelm_nemo.config.schema import differing_keys
 from xelm_nemo.errors import ArtifactError, ConfigError
 from xelm_nemo.launch.slurm import Queued
 from xelm_nemo.stages import submit
@@ -276,6 +278,21 @@ def test_a_grown_set_can_grow_again(base, tmp_path):
     (norwegian,) = round_jobs(third)
     assert norwegian.init == str(expert_job(run, 17).model_folder.resolve())  # Swedish is nearest
     assert norwegian.clusters == [20, 17]
+
+
+def test_set_is_found_from_anywhere_and_where_it_was_moved_to(base, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = Run(settled(compose(["+experiment=hmr_adapt", "rounds.base=xelm16", "output=run"])))
+    jobs = round_jobs(run)
+    monkeypatch.chdir("/")
+    assert round_jobs(run) == jobs
+    moved = base.folder.rename(tmp_path / "moved")
+    config = dataclasses.replace(run.config.rounds, base=str(moved))
+    elsewhere = Run(dataclasses.replace(run.config, rounds=config))
+    assert differing_keys(elsewhere.config, run.config) == []
+    assert [Path(job.init).relative_to(moved) for job in round_jobs(elsewhere)] == [
+        Path(job.init).relative_to(base.folder) for job in jobs
+    ]
 
 
 @pytest.mark.parametrize(

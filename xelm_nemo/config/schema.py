@@ -27,6 +27,7 @@ FREE_KEYS = (
     "evaluation",
     "tasks",
     "router",
+    "rounds.base",  # a place; what is taken from there counts
     "corpus.test_split",
     "corpus.on_bad_line",  # a corpus that was read without an error has nothing to skip
     "dense.enabled",

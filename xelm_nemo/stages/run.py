@@ -217,7 +217,13 @@ def _opened(folder: str) -> Run:
 
 
 def settled(config: RunConfig) -> RunConfig:
-    """The configuration with `precision.params_dtype=auto` decided: as the run began, else by the device."""
+    """The configuration with what is left open decided, so that it means the same wherever it is read again.
+
+    `precision.params_dtype=auto` is as the run began, else by the device; `rounds.base` is from the root.
+    """
+    if config.rounds.base is not None:
+        base = str(Path(config.rounds.base).resolve())
+        config = dataclasses.replace(config, rounds=dataclasses.replace(config.rounds, base=base))
     if config.precision.params_dtype != "auto":
         return config
     recorded = config.folder / CONFIG

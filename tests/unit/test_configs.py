@@ -5,6 +5,7 @@ import typing
 
 import pytest
 
+from tests.helpers.finished_sets import write_finished_set
 from xelm_nemo import command, export, status
 from xelm_nemo.config import values
 from xelm_nemo.config.check import check
@@ -47,10 +48,22 @@ def numeric_keys(schema, prefix=""):
             yield prefix + name
 
 
+@pytest.fixture(scope="session")
+def finished_set(tmp_path_factory):
+    """Experiments that add to a set find it here."""
+    folder = tmp_path_factory.mktemp("runs") / "xelm16"
+    write_finished_set(folder)
+    return folder
+
+
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_experiment_shows_its_plan_and_touches_nothing(experiment, tmp_path, monkeypatch, capsys):
+def test_experiment_shows_its_plan_and_touches_nothing(
+    experiment, tmp_path, monkeypatch, capsys, finished_set
+):
     monkeypatch.chdir(tmp_path)
-    code = command.run(lambda: pipeline.main("train", [f"+experiment={experiment}", "dry_run=true"]))
+    there = [f"rounds.base={finished_set}"] if compose([f"+experiment={experiment}"]).rounds.base else []
+    words = [f"+experiment={experiment}", *there, "dry_run=true"]
+    code = command.run(lambda: pipeline.main("train", words))
     assert code == 0
     screen = capsys.readouterr().out
     config = compose([f"+experiment={experiment}"])
@@ -74,7 +87,7 @@ def test_help_lists_the_groups_and_runs_nothing(tmp_path, monkeypatch, capsys):
 
 
 def test_the_promised_experiments_exist():
-    assert {"udhr", "xelm16", "xelm8", "xelm4", "dense", "cbtm8"} <= set(EXPERIMENTS)
+    assert {"udhr", "xelm16", "xelm8", "xelm4", "dense", "cbtm8", "hmr_adapt"} <= set(EXPERIMENTS)
 
 
 def test_groups_on_the_command_line_win_over_the_experiment():

@@ -16,6 +16,7 @@ from xelm_nemo.errors import ConfigError, LaunchError, RunFolderError
 from xelm_nemo.launch.slurm import Queued
 from xelm_nemo.launch.state import End, State, write_state
 from xelm_nemo.stages import follow, pipeline, submit, verbs
+from xelm_nemo.stages.batch import make_verb
 from xelm_nemo.stages.claim import claim
 from xelm_nemo.stages.follow import Followed, fate
 from xelm_nemo.stages.jobs import expert_job, round_jobs
@@ -132,6 +133,20 @@ def test_jobs_are_written_where_their_workers_read_them(ready, sent):
     submit_all(ready)
     written = json.loads((ready.experts / "expert0/job.json").read_text())
     assert written["name"] == "expert0" and written["stop_signals"] == ["USR2"]
+
+
+@pytest.mark.parametrize("has_tokens", [True, False])
+def test_branch_writes_the_jobs_of_an_imported_seed_model_where_there_are_tokens(
+    tmp_path, monkeypatch, has_tokens
+):
+    """`branch` alone converts a model; in a graph of jobs it is the last stage before the experts."""
+    monkeypatch.setattr("xelm_nemo.stages.stage.Stage.is_current", lambda stage, run: True)
+    run = Run(settled(compose(["+experiment=xelm4", f"output={tmp_path / 'run'}"])))
+    if has_tokens:
+        with artifacts.build(run.tokens, Recipe("tokens", {})):
+            pass
+    make_verb(run, "branch")
+    assert (run.experts / "expert3/job.json").is_file() is has_tokens
 
 
 def test_model_that_says_it_lives_is_not_started_twice_when_slurm_is_down(ready, sent):

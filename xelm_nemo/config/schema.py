@@ -11,6 +11,7 @@ from xelm_nemo.evaluation.config import EvaluationConfig
 from xelm_nemo.expert.config import CheckpointConfig, DenseConfig, OptimConfig, TrainingConfig
 from xelm_nemo.launch.config import LaunchConfig
 from xelm_nemo.model.config import ModelConfig, ParallelConfig, PrecisionConfig
+from xelm_nemo.rounds.config import RoundsConfig
 from xelm_nemo.router.config import RouterConfig
 
 # Sections and keys that may differ when a run folder is taken up again: they change where and how
@@ -26,6 +27,7 @@ FREE_KEYS = (
     "evaluation",
     "tasks",
     "router",
+    "rounds.base",  # a place; what is taken from there counts
     "corpus.test_split",
     "corpus.on_bad_line",  # a corpus that was read without an error has nothing to skip
     "dense.enabled",
@@ -54,6 +56,7 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
     seed_model: SeedModelConfig = field(default_factory=SeedModelConfig)
+    rounds: RoundsConfig = field(default_factory=RoundsConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -78,21 +81,50 @@ class RunConfig:
         return self.training.seq_length or self.model.max_position_embeddings
 
     @property
+    def round_sizes(self) -> list[int]:
+        """How many experts each round trains."""
+        rounds, clusters = self.rounds, self.clustering.num_clusters
+        if rounds.kind == "adapt":
+            return [len(rounds.languages or [])]
+        if rounds.kind == "hmr":
+            return rounds.experts or [2**n for n in range(clusters.bit_length())]
+        return [clusters]
+
+    @property
+    def round_iters(self) -> list[int]:
+        """How many iterations each round trains for."""
+        return self.rounds.train_iters or [self.training.train_iters] * len(self.round_sizes)
+
+    def batch_size(self, number: int) -> int:
+        """Sequences of one expert's step in a round: its share of a step of all experts."""
+        return self.training.global_batch_size // self.round_sizes[number]
+
+    @property
     def expert_batch_size(self) -> int:
-        """Sequences of one expert's step: its share of a step of all experts."""
-        return self.training.global_batch_size // self.clustering.num_clusters
+        """Sequences of one expert's step in the last round."""
+        return self.batch_size(-1)
+
+    @property
+    def dense_iters(self) -> int:
+        """Iterations of the dense baseline."""
+        return self.dense.train_iters or sum(self.round_iters)
 
     @property
     def dense_batch_size(self) -> int:
         """Sequences of the dense baseline's step, such that its tokens equal those of all experts."""
-        iterations = self.dense.train_iters or self.training.train_iters
-        return self.expert_batch_size * self.clustering.num_clusters * self.training.train_iters // iterations
+        return self.training.global_batch_size * sum(self.round_iters) // self.dense_iters
+
+    @property
+    def own_clusters(self) -> list[int]:
+        """The clusters whose experts the run trains itself: all, or those that it adds to a finished set."""
+        clusters = self.clustering.num_clusters
+        return list(range(clusters - self.round_sizes[-1], clusters))
 
     @property
     def train_clusters(self) -> list[int]:
         """The experts to train now."""
         chosen = self.training.train_clusters
-        return list(range(self.clustering.num_clusters)) if chosen is None else chosen
+        return self.own_clusters if chosen is None else chosen
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from xelm_nemo.config.schema import RunConfig
 from xelm_nemo.evaluation.config import TASK_MIXINGS
 from xelm_nemo.launch.config import STOP_SIGNALS
 from xelm_nemo.model.config import ACTIVATIONS, ARCHITECTURES
+from xelm_nemo.rounds.config import KINDS
 
 FINISHING_STAGES = ("evaluate", "export")
 
@@ -91,6 +92,7 @@ CHOICES = {
     "precision.params_dtype": ("auto", "fp32", "bf16"),
     "precision.fp8.recipe": (None, "delayed", "tensorwise", "blockwise"),
     "parallel.recompute_granularity": (None, "selective", "full"),
+    "rounds.kind": KINDS,
     "seed_model.source": ("hf", "metaseq", "nemo", "random"),
     "evaluation.task_mixing": TASK_MIXINGS,
     "router.rule": ("upstream", "paper"),

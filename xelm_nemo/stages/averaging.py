@@ -6,7 +6,7 @@ from xelm_nemo.errors import ArtifactError, ConfigError
 from xelm_nemo.files import read_json
 from xelm_nemo.merge.average import average_models, language_weights
 from xelm_nemo.stages.cluster import REPORT_JSON
-from xelm_nemo.stages.train import SET
+from xelm_nemo.stages.run import SET
 
 _EQUAL = "equal"
 

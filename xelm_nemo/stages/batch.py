@@ -7,11 +7,10 @@ from xelm_nemo.errors import ArtifactError
 from xelm_nemo.expert.job import TrainJob
 from xelm_nemo.launch.state import read_state
 from xelm_nemo.stages.evaluate import EVALUATE
-from xelm_nemo.stages.jobs import round_jobs
+from xelm_nemo.stages.jobs import is_finished, round_jobs
 from xelm_nemo.stages.pipeline import make, stages_of
 from xelm_nemo.stages.run import Run
 from xelm_nemo.stages.stage import Stage
-from xelm_nemo.stages.submit import is_finished
 from xelm_nemo.stages.train import TRAIN
 
 

@@ -17,9 +17,8 @@ from xelm_nemo.expert.job import MODEL
 from xelm_nemo.files import read_json
 from xelm_nemo.stages.averaging import export_average
 from xelm_nemo.stages.jobs import finished_models
-from xelm_nemo.stages.run import Run
+from xelm_nemo.stages.run import SET, Run
 from xelm_nemo.stages.stage import Stage
-from xelm_nemo.stages.train import SET
 
 log = logging.getLogger(__name__)
 

@@ -69,6 +69,7 @@ def test_experiment_shows_its_plan_and_touches_nothing(
     config = compose([f"+experiment={experiment}"])
     for cluster in range(config.clustering.num_clusters):
         assert f"expert{cluster} " in screen
+    assert "…" not in screen, "eighty columns hold the table of models"
     assert list(tmp_path.iterdir()) == []
 
 

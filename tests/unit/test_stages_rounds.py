@@ -203,6 +203,24 @@ def test_after_a_failure_what_is_left_is_submitted_and_waits_for_what_trains(rea
     ]
 
 
+@pytest.mark.parametrize(
+    "name, line",
+    [
+        ("expert0", ["round1-expert1", "expert0"]),  # with the missing model that it begins from
+        ("round1-expert1", ["round1-expert1", "expert0", "expert1"]),  # with those that begin from it
+    ],
+)
+def test_retry_of_one_expert_brings_its_line(ready, sent, name, line):
+    for job in round_jobs(ready):
+        if job.name not in ("round1-expert1", "expert0", "expert1", "expert3"):
+            finish(job)
+    submit_all(ready, only=[name])
+    *models, closing = sent
+    assert [model for _, names, _ in models for model in names] == line
+    assert [after for _, _, after in models] == ["", "afterok:41"]
+    assert closing[1] == ["train"]
+
+
 def test_every_job_of_every_round_is_written_where_its_worker_reads_it(ready, sent):
     submit_all(ready)
     written = json.loads((ready.round(1) / "expert1/job.json").read_text())

@@ -323,6 +323,31 @@ def test_run_that_made_nothing_may_take_another_set(base, tmp_path):
         claim(run)
 
 
+def add_language(base, cluster, language):
+    path = base.clusters / "report.json"
+    held = json.loads(path.read_text())
+    held["clusters"][cluster]["languages"][language] = 1
+    path.write_text(json.dumps(held))
+
+
+def test_language_of_the_set_without_distances_is_no_donor(base):
+    jobs = round_jobs(grown(base))
+    add_language(base, 0, "qaa")
+    check_base(grown(base))
+    assert round_jobs(grown(base)) == jobs
+    with pytest.raises(ConfigError) as caught:
+        check_base(grown(base, "rounds.languages=[he,sv,pl,qab]"))
+    assert "has ['qab'], which are not in xelm_nemo/data" in str(caught.value)
+    assert "qaa" not in str(caught.value)
+
+
+def test_set_without_any_language_that_has_distances_is_refused(base):
+    path = base.clusters / "report.json"
+    path.write_text(json.dumps({"clusters": [{"cluster": 0, "documents": 1, "languages": {"qaa": 1}}]}))
+    with pytest.raises(ConfigError, match="has no expert for a language that distances are known of"):
+        check_base(grown(base))
+
+
 def contents(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 

@@ -24,6 +24,7 @@ from xelm_nemo.stages.pipeline import stages_of
 from xelm_nemo.stages.rounds import ancestors_tokens, check_base
 from xelm_nemo.stages.rows import models, open_run
 from xelm_nemo.stages.run import Run, settled
+from xelm_nemo.stages.shard import SHARD
 from xelm_nemo.stages.train import TRAIN
 
 TREE = [
@@ -346,6 +347,17 @@ def test_set_without_any_language_that_has_distances_is_refused(base):
     path.write_text(json.dumps({"clusters": [{"cluster": 0, "documents": 1, "languages": {"qaa": 1}}]}))
     with pytest.raises(ConfigError, match="has no expert for a language that distances are known of"):
         check_base(grown(base))
+
+
+def test_tokenizer_of_a_set_counts_by_what_it_is_not_by_where(base, tmp_path):
+    run = grow(grown(base))
+    before = SHARD.recipes(run)[run.tokenizer].stamp()
+    moved = base.folder.rename(tmp_path / "moved")
+    elsewhere = grown(base, f"rounds.base={moved}")
+    assert SHARD.recipes(elsewhere)[run.tokenizer].stamp() == before
+    with artifacts.build(moved / "tokenizer", Recipe("tokenizer", {"of": "others"})):
+        pass
+    assert SHARD.recipes(elsewhere)[run.tokenizer].stamp() != before
 
 
 def contents(folder):

@@ -22,7 +22,7 @@ from xelm_nemo.stages.cluster import language_experts
 from xelm_nemo.stages.jobs import all_rounds, dense_job, expert_job, finished_models, round_jobs
 from xelm_nemo.stages.pipeline import stages_of
 from xelm_nemo.stages.rounds import ancestors_tokens, check_base
-from xelm_nemo.stages.rows import models, open_run
+from xelm_nemo.stages.rows import models, open_run, rows
 from xelm_nemo.stages.run import Run, settled
 from xelm_nemo.stages.shard import SHARD
 from xelm_nemo.stages.train import TRAIN
@@ -358,6 +358,22 @@ def test_tokenizer_of_a_set_counts_by_what_it_is_not_by_where(base, tmp_path):
     with artifacts.build(moved / "tokenizer", Recipe("tokenizer", {"of": "others"})):
         pass
     assert SHARD.recipes(elsewhere)[run.tokenizer].stamp() != before
+
+
+def test_status_of_a_grown_set_needs_no_base(base, tmp_path):
+    run = grow(grown(base))
+    started = models(run)[3]
+    (run.experts / "expert18/model/manifest.json").unlink()
+    for file in (run.experts / "expert19").rglob("*.json"):  # neither begun nor made
+        file.unlink()
+    known = {row.model: row.state for row in rows(run)}
+    base.folder.rename(tmp_path / "moved")
+    config = run.folder / "config.yaml"
+    config.write_text(config.read_text().replace(str(base.folder), str(tmp_path / "gone")))
+    found = rows(open_run(run.folder))
+    assert {row.model: row.state for row in found} == known
+    assert known["expert16"] == "finished" and known["expert18"] != "finished"
+    assert {row.steps for row in found} == {started.train_iters}
 
 
 def contents(folder):

@@ -376,6 +376,22 @@ def test_status_of_a_grown_set_needs_no_base(base, tmp_path):
     assert {row.steps for row in found} == {started.train_iters}
 
 
+def test_grown_set_counts_the_ancestors_of_the_experts_that_it_was_given(tmp_path):
+    base = opened(tmp_path)
+    make_inputs(base)
+    with artifacts.build(base.clusterer, Recipe("clusterer", {})):
+        pass
+    for job in round_jobs(base):
+        with artifacts.build(job.model_folder, job.recipe()) as part:
+            write_facts(part, ModelFacts(SHAPE, 300, "fp32", "t", name=job.name))
+    TRAIN.finish(base)
+    words = ["clustering=typology", "rounds.kind=adapt", "rounds.languages=[es]", "clustering.num_clusters=5"]
+    run = Run(settled(compose([*words, f"rounds.base={base.folder}", f"output={tmp_path / 'grown'}"])))
+    shares = [ancestors_tokens(base, f"expert{k}") for k in range(4)]
+    assert all(shares)
+    assert [ancestors_tokens(run, f"expert{k}") for k in range(5)] == [*shares, 0]
+
+
 def contents(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 

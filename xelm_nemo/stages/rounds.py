@@ -78,8 +78,12 @@ def ancestors_tokens(run: Run, name: str) -> int:
     """An expert's share of the tokens that those before it in its line were trained on.
 
     Each leaves its tokens to all that come of it in the last round, in equal parts, so that a set's tokens
-    are those of all rounds.
+    are those of all rounds. An expert that the run has from a finished set has the share that it has there.
+    One that it adds counts its own tokens alone: its donor, which is in the set too, keeps those it has.
     """
+    if run.base is not None:
+        old = [f"expert{cluster}" for cluster in range(run.config.own_clusters[0])]
+        return ancestors_tokens(run.base, name) if name in old else 0
     *before, last = rounds_of(run)
     cluster = next((expert.cluster for expert in last if f"expert{expert.cluster}" == name), None)
     config, total = run.sized, 0

@@ -15,7 +15,7 @@ from xelm_nemo.config.compose import compose
 from xelm_nemo.config.schema import differing_keys
 from xelm_nemo.errors import ArtifactError, ConfigError
 from xelm_nemo.launch.slurm import Queued
-from xelm_nemo.stages import submit
+from xelm_nemo.stages import averaging, submit
 from xelm_nemo.stages.claim import claim
 from xelm_nemo.stages.cluster import language_experts
 from xelm_nemo.stages.jobs import all_rounds, dense_job, expert_job, finished_models, round_jobs
@@ -127,6 +127,28 @@ def test_each_round_has_a_set(run):
     assert [row["languages"] for row in last["experts"]] == [["en"], ["fr"], ["ja"], ["ko"]]
     assert (first["round"], last["round"]) == (1, 2)
     assert list(finished_models(run)) == ["expert0", "expert1", "expert2", "expert3"]
+
+
+@pytest.mark.parametrize(
+    "number, language, weights",
+    [
+        (0, "ja", [1]),
+        (1, "ja", [1, 0]),
+        (1, "en", [0, 1]),
+        (2, "en", [1, 0, 0, 0]),
+    ],
+)
+def test_average_of_a_language_weighs_the_experts_of_any_round_by_what_they_are_for(
+    run, monkeypatch, number, language, weights
+):
+    averaged = []
+    monkeypatch.setattr(averaging, "average_models", lambda *given: averaged.append(given))
+    make_inputs(run)
+    for job in round_jobs(run):
+        finish(job)
+    TRAIN.finish(run)
+    averaging.export_average(run.round(number), run.folder / "one", language)
+    assert list(averaged[0][1].values()) == weights
 
 
 @pytest.mark.parametrize(

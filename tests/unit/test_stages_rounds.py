@@ -16,7 +16,7 @@ from xelm_nemo.config.compose import compose
 from xelm_nemo.config.schema import differing_keys
 from xelm_nemo.errors import ArtifactError, ConfigError, RunFolderError
 from xelm_nemo.launch.slurm import Queued
-from xelm_nemo.stages import submit
+from xelm_nemo.stages import averaging, submit
 from xelm_nemo.stages.claim import claim
 from xelm_nemo.stages.cluster import language_experts
 from xelm_nemo.stages.jobs import all_rounds, dense_job, expert_job, finished_models, round_jobs
@@ -98,6 +98,13 @@ def test_experts_share_the_tokens_of_their_ancestors(run):
     assert ancestors_tokens(run, "dense") == 0
 
 
+@pytest.mark.parametrize("seed, seeds", [(7, [7, 8, 9]), (2**32 - 1, [2**32 - 1, 0, 1])])
+def test_each_round_has_a_seed_of_its_own_and_the_first_that_of_the_settings(tmp_path, seed, seeds):
+    run = opened(tmp_path, f"training.seed={seed}")
+    assert [{job.seed for job in jobs} for jobs in all_rounds(run)] == [{each} for each in seeds]
+    assert dense_job(run).seed == seed
+
+
 def test_going_back_is_for_the_set_not_for_its_ancestors(tmp_path):
     run = opened(tmp_path, "checkpoint.resume_at=100")
     assert [[job.resume_at for job in jobs] for jobs in all_rounds(run)] == [[None], [None] * 2, [100] * 4]
@@ -132,11 +139,34 @@ def test_each_round_has_a_set(run):
 
 
 @pytest.mark.parametrize(
+    "number, language, weights",
+    [
+        (0, "ja", [1]),
+        (1, "ja", [1, 0]),
+        (1, "en", [0, 1]),
+        (2, "en", [1, 0, 0, 0]),
+    ],
+)
+def test_average_of_a_language_weighs_the_experts_of_any_round_by_what_they_are_for(
+    run, monkeypatch, number, language, weights
+):
+    averaged = []
+    monkeypatch.setattr(averaging, "average_models", lambda *given: averaged.append(given))
+    make_inputs(run)
+    for job in round_jobs(run):
+        finish(job)
+    TRAIN.finish(run)
+    averaging.export_average(run.round(number), run.folder / "one", language)
+    assert list(averaged[0][1].values()) == weights
+
+
+@pytest.mark.parametrize(
     "words, said",
     [
         (["clustering=tfidf"], "clustering.method='tfidf' has none; set clustering=typology"),
         (["clustering.languages=null"], "name its languages, such as clustering.languages=[en,fr,"),
         (["rounds.experts=[4,2]"], "rounds.experts=[4, 2] and clustering.num_clusters=4: rounds have more"),
+        (["clustering.num_clusters=0"], "clustering.num_clusters=0 must be at least 1"),
         (["rounds.train_iters=[5]"], "rounds.train_iters=[5] are not the iterations of 3 rounds"),
         (["rounds=single", "rounds.experts=[4]"], "rounds.experts=[4] is for rounds.kind=hmr; leave it out"),
         (["training.global_batch_size=6"], "does not divide into rounds of [1, 2, 4] experts"),

@@ -1,5 +1,7 @@
 """Experts averaged into one model: `python -m xelm_nemo.export source=SET format=averaged output=DIR`."""
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from xelm_nemo.errors import ArtifactError, ConfigError
@@ -15,7 +17,7 @@ def export_average(source: Path, output: Path, average: str | None, clusters: in
     """Write the average of a set's experts as a model folder.
 
     Args:
-        source: the set's folder, `runs/<name>/experts/round0`.
+        source: the set's folder, the last `runs/<name>/experts/round<r>`; an earlier round's does too.
         output: the model folder.
         average: None or "equal"; a language, whose documents weigh the experts as X-ELM does; or weights such
             as "expert0:2,expert3:1", experts that are not named having none.
@@ -26,10 +28,12 @@ def export_average(source: Path, output: Path, average: str | None, clusters: in
         ArtifactError: the folder is no set.
     """
     if not (source / SET).is_file():
-        raise ArtifactError(f"source={str(source)!r} is no set of experts; give runs/<name>/experts/round0.")
+        raise ArtifactError(
+            f"source={str(source)!r} is no set of experts; give the last of runs/<name>/experts/round*."
+        )
     experts = read_json(source / SET)["experts"]
     models = {expert["name"]: source / expert["model"] for expert in experts}
-    cluster_of = {expert["name"]: expert["cluster"] for expert in experts}
+    clusters_of = {expert["name"]: expert.get("clusters", [expert["cluster"]]) for expert in experts}
     is_of_language = average not in (None, _EQUAL) and ":" not in str(average)
     if clusters is not None and not is_of_language:
         raise ConfigError(
@@ -38,7 +42,7 @@ def export_average(source: Path, output: Path, average: str | None, clusters: in
     if average in (None, _EQUAL):
         weights = dict.fromkeys(models, 1.0)
     elif is_of_language:
-        weights = _of_language(source, str(average), cluster_of, clusters)
+        weights = _of_language(source, str(average), clusters_of, clusters)
     else:
         weights = dict.fromkeys(models, 0.0) | _given(str(average))
     average_models(models, weights, output)
@@ -55,7 +59,7 @@ def _given(average: str) -> dict[str, float]:
 
 
 def _of_language(
-    source: Path, language: str, cluster_of: dict[str, int], clusters: int | None
+    source: Path, language: str, clusters_of: Mapping[str, Sequence[int]], clusters: int | None
 ) -> dict[str, float]:
     reports = (folder / "clusters" / REPORT_JSON for folder in source.parents)
     report = next((path for path in reports if path.is_file()), None)
@@ -65,5 +69,7 @@ def _of_language(
             "language each expert has seen; give weights, such as average='expert0:2,expert3:1'."
         )
     documents = {row["cluster"]: row["languages"] for row in read_json(report)["clusters"]}
-    of_experts = [documents[cluster] for cluster in cluster_of.values()]
-    return dict(zip(cluster_of, language_weights(of_experts, language, clusters=clusters), strict=True))
+    of_experts = [
+        sum((Counter(documents[cluster]) for cluster in own), Counter[str]()) for own in clusters_of.values()
+    ]
+    return dict(zip(clusters_of, language_weights(of_experts, language, clusters=clusters), strict=True))

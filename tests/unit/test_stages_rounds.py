@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.rounds import TREE, finish, make_inputs, opened
+from tests.helpers.submitted import record_batches, submit_all
 from xelm_nemo.clustering.typology import XELM_LANGUAGES
 from xelm_nemo.config.compose import compose
 from xelm_nemo.errors import ConfigError
 from xelm_nemo.launch.slurm import Queued
 from xelm_nemo.stages import averaging, submit
 from xelm_nemo.stages.jobs import all_rounds, dense_job, expert_job, finished_models, round_jobs
-from xelm_nemo.stages.pipeline import stages_of
 from xelm_nemo.stages.rounds import ancestors_tokens
 from xelm_nemo.stages.rows import models
 from xelm_nemo.stages.train import TRAIN
@@ -145,21 +145,7 @@ def test_rounds_that_cannot_be_are_refused(words, said):
 
 @pytest.fixture
 def sent(monkeypatch):
-    """Batches instead of jobs: number and name of each, and what it waits for."""
-    batches = []
-
-    def take(batch, config, folder):
-        batches.append((batch.name.removeprefix("run-"), [job.name for job in batch.jobs], batch.after))
-        number = str(40 + len(batches))
-        return [f"{number}_{k}" for k in range(len(batch.jobs))] if len(batch.jobs) > 1 else [number]
-
-    monkeypatch.setattr(submit, "submit", take)
-    return batches
-
-
-def submit_all(run, only=(), queued=None):
-    planned = submit.plan(run, stages_of("train", run.config), "train", run.folder / "config.yaml", only)
-    submit.submit_all(run, planned, run.folder, queued or {})
+    return record_batches(monkeypatch)
 
 
 def test_all_rounds_are_one_graph_in_which_a_child_waits_for_its_parent_alone(run, sent):

@@ -15,6 +15,7 @@ from torch import Tensor
 from xelm_nemo import device, parallel
 from xelm_nemo.errors import ConfigError
 from xelm_nemo.expert.data import Batch
+from xelm_nemo.expert.job import TrainJob
 from xelm_nemo.model.config import ParallelConfig
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,11 @@ def why_no_graph(layout: ParallelConfig, *, seq_length: int, document_mask: bool
             "attention may read past the end of the graph's memory"
         )
     return None
+
+
+def why_no_graph_of(job: TrainJob) -> str | None:
+    """What keeps a job's steps from being a CUDA graph here, beside its settings; None if nothing does."""
+    return why_no_graph(job.parallel, seq_length=job.seq_length, document_mask=job.document_mask)
 
 
 @contextmanager

@@ -30,8 +30,8 @@ def donors(run: Run) -> list[int]:
     if run.base is None:
         return []
     known, new = language_experts(run.base), run.config.rounds.languages or []
-    among = with_distances(list(known))
-    if lost := [language for language in new if language not in with_distances(new)]:
+    among, placed = with_distances(list(known)), with_distances(new)
+    if lost := [language for language in new if language not in placed]:
         raise ConfigError(
             f"rounds.languages={new} has {lost}, which are not in xelm_nemo/data/typology_distances.json nor "
             "in lang2vec's data (`pip install lang2vec`); leave them out."

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from xelm_nemo.expert.optim_state import boxes
+from xelm_nemo.checkpoint.optim_state import boxes
 
 
 @pytest.mark.parametrize("seed", range(200))

@@ -11,8 +11,8 @@ from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from megatron.core.transformer.module import Float16Module
 
 from xelm_nemo import parallel
+from xelm_nemo.checkpoint.optim_state import save_in_place
 from xelm_nemo.expert.config import OptimConfig
-from xelm_nemo.expert.optim_state import save_in_place
 from xelm_nemo.model.gpt import DecoderModel
 
 

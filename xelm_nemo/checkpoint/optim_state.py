@@ -27,9 +27,7 @@ def save_in_place(part: Any) -> None:
     """
 
     def sharded_state(model_state: dict[str, Any], *_: Any) -> dict[int, Any]:
-        weights, _ = extract_matching_values(model_state, lambda value: isinstance(value, ShardedTensor))
-        known = {weight.data: weight for weight in nested_values(weights)}
-        return {index: _state(part, known[p]) for index, p in enumerate(_own_parameters(part))}
+        return {index: _state(part, weight) for index, weight in enumerate(own_weights(part, model_state))}
 
     def load_state(_: dict[int, Any]) -> None:
         """All has been read into the optimizer's own tensors; only torch Adam's steps are one tensor."""
@@ -41,6 +39,13 @@ def save_in_place(part: Any) -> None:
 
     part.sharded_param_state_fully_reshardable = sharded_state
     part.load_parameter_state_from_fully_reshardable = load_state
+
+
+def own_weights(part: Any, model_state: dict[str, Any]) -> Iterator[ShardedTensor]:
+    """Of a model's sharded weights, those of whose state this data-parallel rank has a part."""
+    weights, _ = extract_matching_values(model_state, lambda value: isinstance(value, ShardedTensor))
+    known = {weight.data: weight for weight in nested_values(weights)}
+    return (known[parameter] for parameter in _own_parameters(part))
 
 
 def boxes(start: int, stop: int, shape: tuple[int, ...]) -> Iterator[Box]:
@@ -71,18 +76,29 @@ def _within(index: int, start: int, stop: int, shape: tuple[int, ...]) -> Iterat
 def _state(part: Any, weight: ShardedTensor) -> dict[str, dict[int, ShardedTensor]]:
     """What this rank has of the state of a parameter, whose weights are stored as `weight`, in boxes."""
     tensors = part._get_main_param_and_optimizer_states(weight.data)
-    own = part._get_model_param_range_map(weight.data)["param"]
-    return {name: dict(enumerate(_boxed(weight, name, tensors[name].view(-1), own.start))) for name in _STATE}
+    return {
+        name: dict(enumerate(boxed(part, weight, tensors[name], f"optimizer.state.{name}.{weight.key}")))
+        for name in _STATE
+    }
 
 
-def _boxed(weight: ShardedTensor, name: str, flat: torch.Tensor, start: int) -> Iterator[ShardedTensor]:
+def boxed(part: Any, weight: ShardedTensor, state: torch.Tensor, key: str) -> Iterator[ShardedTensor]:
+    """What this rank has of a parameter's state, in boxes.
+
+    Args:
+        part: one of Megatron's distributed optimizers.
+        weight: the parameter and how it is stored.
+        state: a number for each of this rank's elements of it.
+        key: name of the whole state on disk.
+    """
+    flat, start = state.view(-1), part._get_model_param_range_map(weight.data)["param"].start
     shape = (1,) * weight.prepend_axis_num + tuple(weight.data.shape)  # layers are stored as one tensor
     done = 0
     for place, size in boxes(start, start + flat.numel(), shape):
         count = math.prod(size)
         yield dataclasses.replace(
             weight,
-            key=f"optimizer.state.{name}.{weight.key}",
+            key=key,
             data=flat[done : done + count].view(size),
             dtype=flat.dtype,
             local_shape=size,

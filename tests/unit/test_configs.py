@@ -217,6 +217,10 @@ def test_value_that_cannot_work_is_refused(setting, said):
             "use tensorwise or blockwise",
         ),
         (["precision.fp8.first_last_layers_bf16=true"], "precision.fp8.recipe=None"),
+        (
+            ["precision.fp8.param_gather=true"],
+            "precision.fp8.recipe=None has none there; use delayed, tensor",
+        ),
         (["precision=fp8_delayed", "model.ffn_hidden_size=72"], "ffn_hidden_size=72 is no multiple of 16"),
         (["precision=fp8_delayed", "precision.fp8.recipe=mxfp8"], "'blockwise']"),
         (

@@ -9,7 +9,7 @@ from megatron.core.tensor_parallel import random
 from xelm_nemo import device
 from xelm_nemo.errors import ConfigError
 from xelm_nemo.expert.graph import WARM_UPS, StepGraph, why_no_graph
-from xelm_nemo.model.config import ParallelConfig
+from xelm_nemo.model.config import FP8Config, ParallelConfig
 
 
 def test_nothing_is_recorded_without_a_gpu():
@@ -24,6 +24,8 @@ def test_nothing_is_recorded_without_a_gpu():
         ({"tensor_model_parallel_size": 2, "data_parallel_size": 2}, {}, None),
         ({}, {"document_mask": True}, "training.document_mask=true"),
         ({}, {"seq_length": 64}, "training.seq_length=64"),
+        ({}, {"fp8": FP8Config("delayed", head=True)}, None),
+        ({}, {"fp8": FP8Config("delayed", param_gather=True)}, "precision.fp8.param_gather=true"),
         ({"pipeline_model_parallel_size": 2}, {}, "stages of a pipeline"),
         ({"recompute_granularity": "selective"}, {}, "parallel.recompute_granularity"),
         ({"data_parallel_size": 2}, {}, None),

@@ -45,6 +45,15 @@ def test_scales_come_back_bit_for_bit(products):
             assert torch.equal(found, expected)
 
 
+def test_weights_that_layers_were_made_with_are_forgotten_where_they_are_counted():
+    layer, plain = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    history = torch.ones(4, 3)
+    layer.fp8_meta = {"scaling_fwd": SimpleNamespace(amax_history=history), "scaling_bwd": SimpleNamespace()}
+    plain.fp8_meta = {"scaling_fwd": SimpleNamespace()}
+    fp8_state.forget_largest(torch.nn.Sequential(layer, plain, torch.nn.GELU()))
+    assert layer.fp8_meta["scaling_fwd"].amax_history is history and not history.any()
+
+
 @pytest.mark.parametrize("meta", [{}, {"scaling_fwd": SimpleNamespace(), "scaling_bwd": SimpleNamespace()}])
 def test_layer_without_scales_has_an_empty_state_and_takes_one(meta):
     layer = Layer()

@@ -13,7 +13,14 @@ from xelm_nemo.expert import loop
 from xelm_nemo.expert.job import TrainJob
 from xelm_nemo.expert.memory import check_memory, describe, report_memory
 from xelm_nemo.model import memory
-from xelm_nemo.model.config import NO_FP8, FP8Config, ModelConfig, ParallelConfig, num_parameters
+from xelm_nemo.model.config import (
+    NO_FP8,
+    FP8Config,
+    ModelConfig,
+    ParallelConfig,
+    matrix_elements,
+    num_parameters,
+)
 from xelm_nemo.model.memory import StepSizes, head_chunk, peak_parts
 from xelm_nemo.stages import pipeline
 from xelm_nemo.stages.jobs import expert_job
@@ -80,6 +87,17 @@ def test_weights_gradients_and_optimizer_are_counted_in_bytes_a_weight():
     assert [bf16[name] / count for name in names] == [2, 4, 12]
     assert [fp32[name] / count for name in names] == [4, 4, 8]
     assert peak_parts(sizes(layout=DP4))["optimizer"] / count == 3
+
+
+@pytest.mark.parametrize("layout", [ONE, DP4, TP4])
+def test_matrices_kept_in_fp8_have_no_bf16_beside_them(layout):
+    both, fp8_alone = (
+        peak_parts(sizes(layout=layout, fp8=dataclasses.replace(LAYERS, param_gather=gather)))
+        for gather in (False, True)
+    )
+    matrices = 24 * matrix_elements(XGLM_1_7B) / layout.tensor_model_parallel_size
+    assert both["weights"] - fp8_alone["weights"] == 2 * matrices
+    assert {**both, "weights": 0} == {**fp8_alone, "weights": 0}
 
 
 def test_recomputation_keeps_the_inputs_of_layers():

@@ -118,7 +118,9 @@ def our_model(setting: Setting, *, overlap_param_gather: bool = True) -> tuple[D
 
 def _our_steps(setting: Setting, steps: int, *, eager: bool = False) -> dict[str, Any]:
     """The experts' steps, as CUDA graphs where they can be."""
-    graphed = not eager and why_no_graph(setting.layout, seq_length=setting.seq_length) is None
+    graphed = (
+        not eager and why_no_graph(setting.layout, seq_length=setting.seq_length, fp8=setting.fp8) is None
+    )
     found = _steps(partial(_ours, graphed=graphed), setting, steps, graphed=graphed)
     return found | {"graphed": graphed}
 

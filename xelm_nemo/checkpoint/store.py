@@ -19,6 +19,7 @@ from xelm_nemo.checkpoint.facts import WEIGHTS, ModelFacts, load_facts, write_fa
 from xelm_nemo.checkpoint.host_memory import HostMemory
 from xelm_nemo.checkpoint.iterations import iteration_folder, iteration_folders
 from xelm_nemo.checkpoint.lazy import DTYPES
+from xelm_nemo.checkpoint.masters import is_matrix, renew_weights, sharded_masters, without_matrices
 from xelm_nemo.checkpoint.pickles import check_pickles
 from xelm_nemo.checkpoint.saving import Plan, Save, room_on_disk
 from xelm_nemo.errors import CheckpointError, first_line
@@ -28,6 +29,7 @@ from xelm_nemo.model.gpt import DecoderModel, build_model
 
 # The one format that Megatron does not call deprecated and that any layout can load.
 _OPTIMIZER_FORMAT = {"distrib_optim_sharding_type": "fully_reshardable"}
+_MATRICES = "matrices"  # in a checkpoint's manifest, where the layers' are masters alone
 _SLACK = 1 << 14  # bytes a parameter: ten tensors, each from a round address on
 
 writer.use_threads()
@@ -42,16 +44,26 @@ def save_model(
     facts: ModelFacts,
     recipe: Recipe,
     *,
+    optimizer: Any = None,
     before_naming: Callable[[], None] = lambda: None,
 ) -> None:
     """Write a model folder: `weights/` under NeMo's key names and `model.json`. All ranks call it.
 
-    `before_naming` is called on rank 0 when all is written.
+    Args:
+        folder: to write.
+        model: its weights are what is written.
+        facts: of the model.
+        recipe: what the weights were made by.
+        optimizer: of the model, whose masters are written instead where the model has matrices in FP8.
+        before_naming: called on rank 0 when all is written.
     """
+    weights = _weights(model)
+    if model.config.fp8_param:
+        weights = sharded_masters(optimizer, weights, DTYPES[facts.dtype])
     with _collective_folder(folder, recipe, before_naming) as part:
         (part / WEIGHTS).mkdir(exist_ok=True)
         parallel.barrier()
-        _save(_weights(model), part / WEIGHTS)
+        _save(weights, part / WEIGHTS)
         if dist.get_rank() == 0:
             write_facts(part, facts)
 
@@ -72,7 +84,8 @@ def load_model(
         dtype: of the weights; None keeps what is on disk.
         shape: the shape wanted; its dropout counts, its sizes must be those on disk. None takes the
             shape on disk.
-        fp8: which products of the model are in FP8.
+        fp8: which products of the model are in FP8; with `param_gather` the weights are not read yet, and
+            `load_masters` has to.
 
     Raises:
         CheckpointError: weights are missing or of another shape.
@@ -82,8 +95,15 @@ def load_model(
         _check_sizes(folder, facts.shape, shape)
     numbers: dict[str, Any] = {"dtype": dtype or DTYPES[facts.dtype], "fp8": fp8}
     model = build_model(shape or facts.shape, layout, vocab_size=facts.vocab_size, **numbers)
-    load_weights(model, folder)
+    if not fp8.param_gather:
+        load_weights(model, folder)
     return model
+
+
+def load_masters(folder: Path, model: DecoderModel, optimizer: Any) -> None:
+    """Fill the optimizer's master weights from a model folder, number by number, and the model from them."""
+    _load(sharded_masters(optimizer, _weights(model)), folder / WEIGHTS)
+    renew_weights(optimizer)
 
 
 def _check_sizes(folder: Path, found: ModelConfig, wanted: ModelConfig) -> None:
@@ -135,7 +155,10 @@ class Checkpoints:
         """
         group = parallel.data_parallel_group()
         state, writes = OPTIMIZER_BYTES / dist.get_world_size(group), dist.get_rank(group) == 0
-        sizes = [p.numel() * (writes * p.element_size() + state) + _SLACK for p in model.parameters()]
+        sizes = [
+            parameter.numel() * (writes * _is_saved(model, name) * parameter.element_size() + state) + _SLACK
+            for name, parameter in model.named_parameters()
+        ]
         self._memory.reserve(round(sum(sizes)))
 
     def begin(
@@ -155,11 +178,14 @@ class Checkpoints:
             before_naming: called on rank 0, in a thread, when all is written.
         """
         self.end()
-        recipe, folder = Recipe("checkpoint", {"iteration": iteration}), contextlib.ExitStack()
+        settings = {"iteration": iteration} | ({_MATRICES: "masters"} if model.config.fp8_param else {})
+        recipe, folder = Recipe("checkpoint", settings), contextlib.ExitStack()
         folder.enter_context(self._dropping_others())
         part = folder.enter_context(_named_folder(self._path(iteration), recipe, before_naming))
         parallel.barrier()
         state = self._state(model, optimizer, loading=False)
+        if model.config.fp8_param:
+            state["model"] = without_matrices(state["model"])
         self._save = Save(
             state, part, folder, plan=self._plan, memory=self._memory, agreement=self._agreement
         )
@@ -213,10 +239,16 @@ class Checkpoints:
         if not iterations:
             return 0
         path = self._path(iterations[-1])
-        artifacts.check(path, "checkpoint")
-        state = _load(self._state(model, optimizer, loading=True), path)
+        settings = artifacts.check(path, "checkpoint")["recipe"]["settings"]
+        from_masters = model.config.fp8_param or _MATRICES in settings
+        state = self._state(model, optimizer, loading=True)
+        if from_masters:
+            state["model"] = without_matrices(state["model"])
+        state = _load(state, path)
         model.load_state_dict(state["model"], strict=False)
         optimizer.load_state_dict(state["optimizer"])
+        if from_masters:
+            renew_weights(optimizer)
         return iterations[-1]
 
     def _path(self, iteration: int) -> Path:
@@ -229,6 +261,11 @@ class Checkpoints:
             sharded, is_loading=loading, metadata=_OPTIMIZER_FORMAT
         )
         return {"model": sharded, "optimizer": optimizer_state}
+
+
+def _is_saved(model: DecoderModel, name: str) -> bool:
+    """Whether a checkpoint has a weight of this name, beside its master."""
+    return not (model.config.fp8_param and is_matrix(name))
 
 
 def _save(sharded_state: dict[str, Any], folder: Path) -> None:

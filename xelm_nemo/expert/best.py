@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 
@@ -39,7 +40,12 @@ class Best:
         return loss < self._lowest
 
     def keep(
-        self, loss: float, model: DecoderModel, facts: ModelFacts, before_naming: Callable[[], None]
+        self,
+        loss: float,
+        model: DecoderModel,
+        optimizer: Any,
+        facts: ModelFacts,
+        before_naming: Callable[[], None],
     ) -> None:
         """Keep these weights instead of the others, which go once they are whole.
 
@@ -48,6 +54,7 @@ class Best:
         Args:
             loss: of the validation.
             model: has all weights of its last step.
+            optimizer: of the model.
             facts: of the model.
             before_naming: called on rank 0 when all is written.
         """
@@ -55,7 +62,7 @@ class Best:
         recipe = self._job.recipe()
         settings = {**recipe.settings, "iteration": facts.iteration, _LOSS: loss}
         recipe = dataclasses.replace(recipe, settings=settings)
-        store.save_model(path, model, facts, recipe, before_naming=before_naming)
+        store.save_model(path, model, facts, recipe, optimizer=optimizer, before_naming=before_naming)
         if dist.get_rank() == 0:
             for other in iteration_folders(self._folder).values():
                 if other != path:

@@ -16,7 +16,7 @@ from xelm_nemo import device, parallel
 from xelm_nemo.errors import ConfigError
 from xelm_nemo.expert.data import Batch
 from xelm_nemo.expert.job import TrainJob
-from xelm_nemo.model.config import ParallelConfig
+from xelm_nemo.model.config import NO_FP8, FP8Config, ParallelConfig
 
 log = logging.getLogger(__name__)
 
@@ -25,12 +25,20 @@ WARM_UPS = 3  # steps that compile kernels, connect ranks and settle FP8's lists
 _SEQ_MULTIPLE = 128  # what cuDNN's attention reads at a time in backward, if need be past the last position
 
 
-def why_no_graph(layout: ParallelConfig, *, seq_length: int, document_mask: bool = False) -> str | None:
+def why_no_graph(
+    layout: ParallelConfig, *, seq_length: int, document_mask: bool = False, fp8: FP8Config = NO_FP8
+) -> str | None:
     """What keeps steps of such sequences from being a CUDA graph here; None if nothing does."""
     if not device.has_cuda():
         return "there is no GPU"
     if document_mask:
         return "with training.document_mask=true attention differs from step to step"
+    if fp8.param_gather:
+        # A validation before the step that is recorded transposes them too, and the step then does not.
+        return (
+            "with precision.fp8.param_gather=true Transformer Engine transposes weights only in the first "
+            "pass after an update, whichever that is"
+        )
     if layout.pipeline_model_parallel_size > 1:
         return "stages of a pipeline hand over to each other in every step"
     if layout.recompute_granularity is not None:
@@ -49,7 +57,7 @@ def why_no_graph(layout: ParallelConfig, *, seq_length: int, document_mask: bool
 
 def why_no_graph_of(job: TrainJob) -> str | None:
     """What keeps a job's steps from being a CUDA graph here, beside its settings; None if nothing does."""
-    return why_no_graph(job.parallel, seq_length=job.seq_length, document_mask=job.document_mask)
+    return why_no_graph(job.parallel, seq_length=job.seq_length, document_mask=job.document_mask, fp8=job.fp8)
 
 
 @contextmanager

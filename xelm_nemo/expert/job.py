@@ -80,6 +80,8 @@ class TrainJob:
         for key, default in {"fp8": NO_FP8, "document_mask": False}.items():
             if getattr(self, key) == default:  # as models without it have always been recorded
                 del settings[key]
+        if "fp8" in settings:  # the masters are what is trained, wherever weights are kept
+            del settings["fp8"]["param_gather"]
         return Recipe("model", settings, {"init": Path(self.init), "tokens": Path(self.tokens)})
 
     def save(self) -> None:

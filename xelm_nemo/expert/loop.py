@@ -15,6 +15,7 @@ from xelm_nemo import device, parallel
 from xelm_nemo.checkpoint import store
 from xelm_nemo.checkpoint.facts import ModelFacts
 from xelm_nemo.checkpoint.lazy import DTYPES
+from xelm_nemo.checkpoint.masters import renew_weights
 from xelm_nemo.errors import ConfigError, Stopped, TrainingError
 from xelm_nemo.expert.best import Best
 from xelm_nemo.expert.config import learning_rate
@@ -109,6 +110,8 @@ class Trainer:
         self.agreement = parallel.Agreement()
         self.checkpoints = store.Checkpoints(folder / CHECKPOINTS, self.agreement, keep=job.keep_last)
         self.iteration = self.saved = self.checkpoints.load_latest(self.core, self.optimizer)
+        if self.iteration == 0 and job.fp8.param_gather:
+            store.load_masters(Path(job.init), self.core, self.optimizer)
         self.loss = torch.zeros(())  # of the last step that counted, on its device
         self.bad_steps = 0  # in a row
         self.best = Best(job) if job.keep_best else None
@@ -127,6 +130,8 @@ class Trainer:
         if self.iteration == 0 and job.fp8.recipe == "delayed":
             seed_dropout(job.seed, 0, self.layout)
             find_scales(self.model, self.batches.train(0))
+            if job.fp8.param_gather:
+                renew_weights(self.optimizer)  # at the scales that were found
         self._iterate_to_end()
         self.agreement.settle()
         self.traces.end()
@@ -181,7 +186,7 @@ class Trainer:
         # Before the checkpoint: what is lost in between is made again, and is then no better.
         if self.best is not None and self._due(self.job.save_interval) and self.best.is_beaten_by(loss):
             gather_weights(self.model)
-            self.best.keep(loss, self.core, self._facts(), self.watch.insist)
+            self.best.keep(loss, self.core, self.optimizer, self._facts(), self.watch.insist)
 
     def _stop(self) -> None:
         self.traces.end()
@@ -266,5 +271,6 @@ class Trainer:
     def _save_model(self) -> None:
         job, facts = self.job, self._facts()
         gather_weights(self.model)
-        store.save_model(job.model_folder, self.core, facts, job.recipe(), before_naming=self.watch.insist)
+        trained = {"optimizer": self.optimizer, "before_naming": self.watch.insist}
+        store.save_model(job.model_folder, self.core, facts, job.recipe(), **trained)
         log.info("%s: finished; the model is in %s", job.name, job.model_folder)

@@ -28,6 +28,7 @@ def wrap(model: DecoderModel, *, overlap_param_gather: bool = True) -> Distribut
         use_distributed_optimizer=True,
         overlap_grad_reduce=has_peers,
         overlap_param_gather=has_peers and overlap_param_gather,
+        fp8_param_gather=bool(model.config.fp8_param),
     )
     for module in model.modules():
         if hasattr(module, "fuse_wgrad_accumulation"):  # Transformer Engine's: sums in main_grad itself

@@ -50,6 +50,7 @@ class FP8Config:
     recipe: str | None = None  # scales in layers: "delayed", "tensorwise", "blockwise"; None: layers in BF16
     first_last_layers_bf16: bool = False  # the first and the last layer stay in BF16
     head: bool = False  # the head's three products, each tensor with one scale of its own
+    param_gather: bool = False  # layers' matrices are kept and exchanged in FP8, beside float32 masters
 
     @property
     def is_used(self) -> bool:
@@ -102,6 +103,11 @@ def fp8_problems(
         problems.append(
             f"precision.fp8.first_last_layers_bf16=true does not go with precision.fp8.recipe={fp8.recipe}; "
             "use tensorwise or blockwise"
+        )
+    if fp8.param_gather and fp8.recipe is None:
+        problems.append(
+            "precision.fp8.param_gather=true keeps layers' weights in FP8, and precision.fp8.recipe=None has "
+            "none there; use delayed, tensorwise or blockwise"
         )
     if not fp8.is_used:
         return problems

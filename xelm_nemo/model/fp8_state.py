@@ -62,6 +62,17 @@ def unpack_scales(layer: Any, packed: Tensor | None) -> None:
             getattr(layer.fp8_meta[direction], name).copy_(tensors[f"{direction}.{name}"])
 
 
+def forget_largest(model: torch.nn.Module) -> None:
+    """Have delayed scaling forget how large the random weights are that layers kept in FP8 are made with.
+
+    It goes by the largest values of many steps, and these weights were never in one.
+    """
+    for layer in model.modules():
+        history = getattr(getattr(layer, "fp8_meta", {}).get("scaling_fwd"), "amax_history", None)
+        if history is not None:
+            history.zero_()  # in place: weights know where in it they are counted
+
+
 def _delayed_scaling(amax_history_len: int) -> Any:
     """A recipe to make a layer's tensors by; the layer meets its own at the next step."""
     from transformer_engine.common.recipe import DelayedScaling

@@ -14,6 +14,7 @@ from xelm_nemo import device, parallel
 from xelm_nemo.errors import ConfigError
 from xelm_nemo.model.config import NO_FP8, FP8Config, ModelConfig, ParallelConfig, padded_vocab_size
 from xelm_nemo.model.embedding import WordEmbedding
+from xelm_nemo.model.fp8_state import forget_largest
 from xelm_nemo.model.head import Head
 from xelm_nemo.model.layers import NO_FP8_HERE, block_spec, has_fp8, has_transformer_engine, replicated_linear
 from xelm_nemo.model.positions import POSITION_OFFSET, learned_positions, sinusoidal_positions
@@ -191,4 +192,6 @@ def build_model(
         raise ConfigError(f"{NO_FP8_HERE}.")
     model = DecoderModel(config, shape, vocab_size, fp8_head=fp8.head)
     model.to(device.device(), dtype)
+    if fp8.param_gather:
+        forget_largest(model)
     return model

@@ -2,7 +2,7 @@
 
 On each rank, in bytes, for N weights (of its layers, and of embedding and head where it has them):
 
-    weights      2 N in BF16, 4 N in float32
+    weights      2 N in BF16, 4 N in float32; with FP8's param_gather none for the layers' matrices
     gradients    4 N, the buffer that Megatron sums in
     optimizer    12 N / dp in BF16: float32 weights and Adam's two means; in float32 the means, 8 N / dp
     FP8 copies   2 bytes an element of the layers' matrices: as they are and transposed
@@ -94,7 +94,7 @@ def _stage_parts(sizes: StepSizes, stage: int) -> Parts:
     kept = _layer_input_bytes(sizes) if layout.recompute_granularity == "full" else whole
     in_flight = min(num_stages - stage, sizes.num_micro_batches)
     parts = {
-        "weights": sizes.element_bytes * count,
+        "weights": sizes.element_bytes * (count - (matrices if sizes.fp8.param_gather else 0)),
         "gradients": 4 * count,
         "optimizer": (OPTIMIZER_BYTES if is_bf16 else 8) * count / layout.data_parallel_size,
         "FP8 copies": 2 * matrices if sizes.fp8.recipe else 0,

@@ -84,6 +84,7 @@ def _fp8(fp8: FP8Config) -> dict[str, Any]:
     return {
         "fp8": "hybrid",
         "fp8_recipe": fp8.recipe,
+        "fp8_param": fp8.param_gather,
         "first_last_layers_bf16": fp8.first_last_layers_bf16,
         **(history if fp8.recipe == "delayed" else {}),
     }

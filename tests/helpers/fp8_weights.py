@@ -1,0 +1,49 @@
+"""Weights in FP8 where there is no Transformer Engine: matrices of layers rounded to FP8 at every update."""
+
+import contextlib
+
+import torch
+from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+
+from xelm_nemo.checkpoint import store
+from xelm_nemo.checkpoint.masters import is_matrix
+
+
+@contextlib.contextmanager
+def weights_in_fp8():
+    """Have models that are built and trained in the block keep their layers' matrices so.
+
+    They are still tensors of BF16, with values of FP8 at scale 1; their masters are whatever they are.
+    """
+    build, renew = store.build_model, DistributedOptimizer._copy_main_params_to_model_params
+
+    def build_model(*args, **kwargs):
+        model = build(*args, **kwargs)
+        model.config.fp8_param = True
+        return model
+
+    def renew_and_round(optimizer):
+        renew(optimizer)
+        for model in optimizer.model_chunks:
+            for name, parameter in model.named_parameters():
+                if is_matrix(name):
+                    parameter.data.copy_(as_fp8(parameter.data))
+
+    store.build_model, DistributedOptimizer._copy_main_params_to_model_params = build_model, renew_and_round
+    try:
+        yield
+    finally:
+        store.build_model, DistributedOptimizer._copy_main_params_to_model_params = build, renew
+
+
+def as_fp8(tensor):
+    """The nearest numbers of FP8, E4M3 at scale 1."""
+    return tensor.to(torch.float8_e4m3fn).to(tensor.dtype)
+
+
+def train_in_turn(folders, ports):
+    """What each rank does: train jobs one after another, with weights so."""
+    from tests.helpers import megatron_cpu
+
+    with weights_in_fp8():
+        megatron_cpu.train_in_turn(folders, ports)

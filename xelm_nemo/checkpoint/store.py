@@ -23,7 +23,14 @@ from xelm_nemo.checkpoint.pickles import check_pickles
 from xelm_nemo.checkpoint.saving import Plan, Save, room_on_disk
 from xelm_nemo.errors import CheckpointError, first_line
 from xelm_nemo.files import atomic_folder, remove
-from xelm_nemo.model.config import NO_FP8, OPTIMIZER_BYTES, FP8Config, ModelConfig, ParallelConfig
+from xelm_nemo.model.config import (
+    NO_FP8,
+    NOT_SIZES,
+    OPTIMIZER_BYTES,
+    FP8Config,
+    ModelConfig,
+    ParallelConfig,
+)
 from xelm_nemo.model.gpt import DecoderModel, build_model
 
 # The one format that Megatron does not call deprecated and that any layout can load.
@@ -87,10 +94,11 @@ def load_model(
 
 
 def _check_sizes(folder: Path, found: ModelConfig, wanted: ModelConfig) -> None:
+    there, asked = dataclasses.asdict(found), dataclasses.asdict(wanted)
     differing = [
-        f"{field.name}={getattr(found, field.name)!r} (model.{field.name}={getattr(wanted, field.name)!r})"
-        for field in dataclasses.fields(ModelConfig)
-        if not field.name.endswith("dropout") and getattr(found, field.name) != getattr(wanted, field.name)
+        f"{key}={there.get(key)!r} (model.{key}={asked.get(key)!r})"
+        for key in there | asked
+        if key not in NOT_SIZES and there.get(key) != asked.get(key)
     ]
     if differing:
         raise CheckpointError(f"{folder} has {', '.join(differing)}; set the model's keys to what it has.")

@@ -9,7 +9,14 @@ from xelm_nemo.errors import ArtifactError
 from xelm_nemo.expert.config import OptimConfig
 from xelm_nemo.files import read_json, write_json
 from xelm_nemo.launch import signals
-from xelm_nemo.model.config import NO_FP8, FP8Config, ModelConfig, ParallelConfig, recorded_settings
+from xelm_nemo.model.config import (
+    NO_FP8,
+    FP8Config,
+    ModelConfig,
+    ParallelConfig,
+    recorded_settings,
+    shape_from,
+)
 
 JOB = "job.json"
 CHECKPOINTS = "checkpoints"
@@ -92,9 +99,10 @@ class TrainJob:
             ArtifactError: the file is missing or was written by another version.
         """
         values = read_json(folder / JOB)
-        types = {"shape": ModelConfig, "parallel": ParallelConfig, "optim": OptimConfig, "fp8": FP8Config}
+        types = {"parallel": ParallelConfig, "optim": OptimConfig, "fp8": FP8Config}
         try:
-            return cls(**values | {key: kind(**values[key]) for key, kind in types.items()})
+            typed = {key: kind(**values[key]) for key, kind in types.items()}
+            return cls(**values | typed | {"shape": shape_from(values["shape"])})
         except (KeyError, TypeError) as error:
             raise ArtifactError(
                 f"{folder / JOB} is of another version ({error}); start the run again."

@@ -29,7 +29,9 @@ from xelm_nemo.expert.step import find_scales, forward_backward, seed_dropout, t
 from xelm_nemo.expert.traces import Traces
 from xelm_nemo.expert.watchdog import Watchdog
 from xelm_nemo.files import write_json
+from xelm_nemo.model.config import SparseConfig
 from xelm_nemo.model.documents import mask_problem
+from xelm_nemo.model.moe import gate_balance
 from xelm_nemo.parallel import Layout
 
 log = logging.getLogger(__name__)
@@ -68,6 +70,7 @@ def train(job: TrainJob, watch: Watch = Watch()) -> None:
         parallel.model_parallel(
             tensor_model_parallel_size=sizes.tensor_model_parallel_size,
             pipeline_model_parallel_size=sizes.pipeline_model_parallel_size,
+            expert_model_parallel_size=sizes.expert_model_parallel_size,
             seed=job.seed,
             threads=job.threads,
             deterministic=job.deterministic,
@@ -157,7 +160,10 @@ class Trainer:
         self.bad_steps, self.loss = 0, loss
         if self._due(job.log_interval):  # elsewhere the loss stays on its device: to look is to wait
             self._check_finite("loss", float(loss))
-            self._show(loss=float(loss), grad_norm=grad_norm, waited_seconds=self.batches.waited_seconds)
+            tp = job.parallel.tensor_model_parallel_size
+            gates = gate_balance(self.core, tensor_model_parallel_size=tp)
+            waited = self.batches.waited_seconds
+            self._show(loss=float(loss), grad_norm=grad_norm, waited_seconds=waited, **gates)
         if self.batches.can_validate and self._due(job.eval_interval):
             self._validate()
         # Beside the finished model, the last state is of use only if it stays.
@@ -227,9 +233,11 @@ class Trainer:
     def _can_graph(self) -> bool:
         job = self.job
         stages = job.parallel.pipeline_model_parallel_size
-        reason = why_no_graph(
-            document_mask=job.document_mask, seq_length=job.seq_length, pipeline_stages=stages
-        )
+        reason: str | None = "moe_experts take other numbers of tokens in every step"
+        if not isinstance(job.shape, SparseConfig):
+            reason = why_no_graph(
+                document_mask=job.document_mask, seq_length=job.seq_length, pipeline_stages=stages
+            )
         if reason and device.has_cuda():
             log.info("%s: steps are not run as CUDA graphs: %s", job.name, reason)
         return reason is None

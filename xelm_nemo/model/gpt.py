@@ -16,6 +16,7 @@ from xelm_nemo.model.config import NO_FP8, FP8Config, ModelConfig, ParallelConfi
 from xelm_nemo.model.embedding import WordEmbedding
 from xelm_nemo.model.head import Head
 from xelm_nemo.model.layers import NO_FP8_HERE, block_spec, has_fp8, has_transformer_engine, replicated_linear
+from xelm_nemo.model.moe import mend_layers
 from xelm_nemo.model.positions import POSITION_OFFSET, learned_positions, sinusoidal_positions
 from xelm_nemo.model.transformer import transformer_config
 
@@ -53,6 +54,8 @@ class DecoderModel(GPTModel):
             self.output_layer.__class__ = Head  # GPTModel builds Megatron's and takes no other
         if self.pre_process:
             self.embedding.word_embeddings.__class__ = WordEmbedding
+        if config.num_moe_experts is not None:
+            mend_layers(self)
         self.shape = shape
         self.real_vocab_size, self.fp8_head = vocab_size, fp8_head
         self.project_in: torch.nn.Linear | None = None

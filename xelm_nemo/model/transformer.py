@@ -8,7 +8,15 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from xelm_nemo import device
 from xelm_nemo.errors import ConfigError
-from xelm_nemo.model.config import NO_FP8, FP8Config, ModelConfig, ParallelConfig, layout_problems
+from xelm_nemo.model.config import (
+    NO_FP8,
+    FP8Config,
+    ModelConfig,
+    ParallelConfig,
+    SparseConfig,
+    layout_problems,
+)
+from xelm_nemo.model.sparse import sparse_problems
 from xelm_nemo.model.stages import stage_layers
 
 ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu}  # F.gelu is the exact erf form, as in HF and fairseq
@@ -46,7 +54,7 @@ def transformer_config(
     Raises:
         ConfigError: names every setting that does not fit the others or the layout.
     """
-    problems = layout_problems(shape, layout)
+    problems = layout_problems(shape, layout) + sparse_problems(shape, layout)
     if problems:
         raise ConfigError("; ".join(problems) + ".")
     return TransformerConfig(
@@ -61,6 +69,7 @@ def transformer_config(
         **_stages(shape, vocab_size, layout.pipeline_model_parallel_size),
         **_recompute(layout.recompute_granularity),
         **_fp8(fp8),
+        **_moe(shape, layout),
     )
 
 
@@ -69,6 +78,25 @@ def _stages(shape: ModelConfig, vocab_size: int, num_stages: int) -> dict[str, A
         return {}
     first, *_, last = stage_layers(shape, vocab_size, num_stages)
     return {"num_layers_in_first_pipeline_stage": first, "num_layers_in_last_pipeline_stage": last}
+
+
+def _moe(shape: ModelConfig, layout: ParallelConfig) -> dict[str, Any]:
+    if not isinstance(shape, SparseConfig):
+        return {}
+    pattern = [int(layer in shape.moe_layers) for layer in range(shape.num_layers)]
+    return {
+        "num_moe_experts": shape.num_moe_experts,
+        "moe_layer_freq": pattern if shape.moe_layer_freq > 1 else 1,
+        "moe_ffn_hidden_size": shape.ffn_hidden_size,
+        "moe_router_topk": shape.moe_router_topk,
+        "moe_router_dtype": "fp32",
+        "moe_router_load_balancing_type": "aux_loss",
+        "moe_aux_loss_coeff": shape.moe_aux_loss_coeff,
+        "moe_expert_capacity_factor": shape.moe_expert_capacity_factor,
+        "moe_token_dispatcher_type": "alltoall",
+        "expert_model_parallel_size": layout.expert_model_parallel_size,
+        "expert_tensor_parallel_size": 1,  # Megatron's moe_experts have biases only when they are whole
+    }
 
 
 def _recompute(granularity: str | None) -> dict[str, Any]:

@@ -53,9 +53,10 @@ def test_experiment_shows_its_plan_and_touches_nothing(experiment, tmp_path, mon
     code = command.run(lambda: pipeline.main("train", [f"+experiment={experiment}", "dry_run=true"]))
     assert code == 0
     screen = capsys.readouterr().out
-    config = compose([f"+experiment={experiment}"])
-    for cluster in range(config.clustering.num_clusters):
-        assert f"expert{cluster} " in screen
+    jobs = round_jobs(Run(compose([f"+experiment={experiment}"])))
+    assert jobs
+    for job in jobs:
+        assert f"{job.name} " in screen
     assert list(tmp_path.iterdir()) == []
 
 
@@ -74,7 +75,7 @@ def test_help_lists_the_groups_and_runs_nothing(tmp_path, monkeypatch, capsys):
 
 
 def test_the_promised_experiments_exist():
-    assert {"udhr", "xelm16", "xelm8", "xelm4", "dense", "cbtm8"} <= set(EXPERIMENTS)
+    assert {"udhr", "xelm16", "xelm8", "xelm4", "dense", "cbtm8", "upcycle"} <= set(EXPERIMENTS)
 
 
 def test_groups_on_the_command_line_win_over_the_experiment():
@@ -186,6 +187,33 @@ def test_rate_that_is_no_finite_number_is_refused(value):
         ),
         ("corpus.test_split=exam", "use ['train', 'valid', 'test']"),
         ("seed_model.vocab_size=100", "seed_model.vocab_size=100 is less than tokenizer.vocab_size=4096"),
+        ("seed_model.source=model", "seed_model.path is not set; give a finished model's folder"),
+        ("parallel.expert_model_parallel_size=2", "a dense model has none; use 1, or upcycle.enabled=true"),
+        ("upcycle.gate_init=ones", "upcycle.gate_init='ones' is not known; use one of ['normal', 'uniform']"),
+        (
+            ["upcycle.enabled=true", "parallel.expert_model_parallel_size=3"],
+            "parallel.expert_model_parallel_size=3 does not divide upcycle.num_moe_experts=32; use one of",
+        ),
+        (
+            ["upcycle.enabled=true", "parallel.expert_model_parallel_size=2"],
+            "parallel.expert_model_parallel_size=2 does not divide the 1 ranks",
+        ),
+        (
+            ["upcycle.enabled=true", "parallel=tp2_sp"],
+            "parallel.tensor_model_parallel_size=2 does not divide moe_experts; set",
+        ),
+        (
+            ["upcycle.enabled=true", "model.num_layers=3"],
+            "upcycle.moe_layer_freq=2 does not divide model.num_layers=3; use one of [1, 3]",
+        ),
+        (
+            ["upcycle.enabled=true", "upcycle.train_iters=7"],
+            "upcycle.train_iters=7 does not give whole micro-batches",
+        ),
+        (
+            ["upcycle.enabled=true", "precision=fp8_delayed"],
+            "precision.fp8 is not for models with moe_experts; set precision=bf16",
+        ),
     ],
 )
 def test_value_that_cannot_work_is_refused(setting, said):

@@ -10,7 +10,8 @@ from xelm_nemo.corpus.config import CorpusConfig, TokenizerConfig
 from xelm_nemo.evaluation.config import EvaluationConfig
 from xelm_nemo.expert.config import CheckpointConfig, DenseConfig, OptimConfig, TrainingConfig
 from xelm_nemo.launch.config import LaunchConfig
-from xelm_nemo.model.config import ModelConfig, ParallelConfig, PrecisionConfig
+from xelm_nemo.merge.config import UpcycleConfig
+from xelm_nemo.model.config import ModelConfig, ParallelConfig, PrecisionConfig, SparseConfig
 from xelm_nemo.router.config import RouterConfig
 
 # Sections and keys that may differ when a run folder is taken up again: they change where and how
@@ -29,6 +30,7 @@ FREE_KEYS = (
     "corpus.test_split",
     "corpus.on_bad_line",  # a corpus that was read without an error has nothing to skip
     "dense.enabled",
+    "upcycle.enabled",
     "training.train_clusters",
     "training.skip_bad_steps",
     "training.deterministic",
@@ -58,6 +60,7 @@ class RunConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     dense: DenseConfig = field(default_factory=DenseConfig)
+    upcycle: UpcycleConfig = field(default_factory=UpcycleConfig)
     router: RouterConfig = field(default_factory=RouterConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     tasks: list[str] = field(default_factory=list)  # that `evaluate` runs lm-evaluation-harness on
@@ -84,8 +87,21 @@ class RunConfig:
     @property
     def dense_batch_size(self) -> int:
         """Sequences of the dense baseline's step, such that its tokens equal those of all experts."""
-        iterations = self.dense.train_iters or self.training.train_iters
+        return self._baseline_batch_size(self.dense.train_iters)
+
+    @property
+    def upcycle_batch_size(self) -> int:
+        """Sequences of the upcycled model's step, such that its tokens equal those of all experts."""
+        return self._baseline_batch_size(self.upcycle.train_iters)
+
+    def _baseline_batch_size(self, train_iters: int | None) -> int:
+        iterations = train_iters or self.training.train_iters
         return self.expert_batch_size * self.clustering.num_clusters * self.training.train_iters // iterations
+
+    @property
+    def upcycled_shape(self) -> SparseConfig:
+        """The shape of the model that is made of the seed model, which is dense."""
+        return SparseConfig(**dataclasses.asdict(self.model), **self.upcycle.shape_settings)
 
     @property
     def train_clusters(self) -> list[int]:
@@ -100,8 +116,10 @@ class ExportConfig:
 
     source: str
     output: str
-    format: str = "hf"  # or "metaseq" or "nemo", of a model; "averaged", of a set; "upstream", of a clusterer
+    # "hf", "metaseq" or "nemo", of a model; "averaged" or "upcycled", of a set; "upstream", of a clusterer.
+    format: str = "hf"
     average: str | None = None  # of a set: a language, or "expert0:2,expert3:1"; None: all alike
+    moe_layer_freq: int | None = None  # of upcycled: the last of every so many layers is sparse; None: 2
     average_clusters: int | None = None  # of a language: its largest so many; None: all of its clusters
     dtype: str | None = None  # "fp32", "bf16" or "fp16"; None: the model's, or what it was imported in
     tokenizer: str | None = None  # its folder or hub id; None: the one that the model was trained with

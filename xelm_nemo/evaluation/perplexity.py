@@ -50,12 +50,14 @@ class Models:
         dense: the baseline, if there is one.
         seq_length: their context length.
         training_tokens: model -> tokens it was trained on, as far as known, for the report.
+        others: further single models, such as a sparse one.
     """
 
     experts: Sequence[ModelSource | None]
     dense: ModelSource | None
     seq_length: int
     training_tokens: Mapping[str, int]
+    others: Sequence[ModelSource] = ()
 
     @property
     def clusters(self) -> list[int]:
@@ -132,7 +134,8 @@ def evaluate_ensemble(
         Scores(source, [evaluation.encoded[n] for n in needed_N], how)
         for source, needed_N in zip(models.present, needed_EN, strict=True)
     ]
-    dense = [Scores(models.dense, evaluation.encoded, how)] if models.dense else []
+    whole = [*([models.dense] if models.dense else []), *models.others]
+    dense = [Scores(source, evaluation.encoded, how) for source in whole]
     run_models([*experts, *dense], team)
     if not team.leads:
         return []
@@ -201,7 +204,7 @@ def _results(
     evaluation: _Evaluation, alone: Sequence[ModelSource], nats_MN: NDArray[np.float64]
 ) -> list[EvaluationResult]:
     models, config, ensembles = evaluation.models, evaluation.config, evaluation.ensembles
-    kinds = ["dense" if source is models.dense else "expert" for source in alone]
+    kinds = [_kind(models, source) for source in alone]
     missing = [f"expert{cluster}" for cluster, source in enumerate(models.experts) if source is None]
     results, start = [], 0
     for name, documents in evaluation.subsets.items():
@@ -226,3 +229,9 @@ def _results(
         )
         results.append(result)
     return results
+
+
+def _kind(models: Models, source: ModelSource) -> str:
+    if source is models.dense:
+        return "dense"
+    return "other" if source in models.others else "expert"

@@ -141,7 +141,7 @@ def _group_sections(
 ) -> list[str]:
     if not groups:
         return []
-    mixed = [*result.of_kind("dense"), *result.of_kind("ensemble")]
+    mixed = [*result.of_kind("dense"), *result.of_kind("other"), *result.of_kind("ensemble")]
     sections = [f"## Perplexity by {label}", _group_table(label, groups, mixed, score_of, tokens=True)]
     if experts := result.of_kind("expert"):
         table = _group_table(label, groups, experts, score_of, tokens=False)

@@ -44,7 +44,7 @@ class ModelResult:
 
     Attributes:
         name: "expert3", "dense", "ensemble", "ensemble top-2", ...
-        kind: "expert", "dense" or "ensemble".
+        kind: "expert", "dense", "other" (a single model that is neither) or "ensemble".
         overall: score over all documents.
         interval: 95 % bootstrap interval of the overall perplexity.
         by_language: language -> score.
@@ -86,7 +86,7 @@ class EvaluationResult:
 
     Attributes:
         dataset: name of the split.
-        models: experts in cluster order, then the dense model, then ensembles, the headline first.
+        models: experts in cluster order, then the dense model, others, then ensembles, the headline first.
         comparison: the headline.
         documents: language -> cluster -> number of documents.
         num_documents: all documents, those without a language or a cluster included.

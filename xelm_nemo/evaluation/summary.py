@@ -23,7 +23,7 @@ class DocumentTable:
 
     Attributes:
         names: of models and ensembles, M of them.
-        kinds: "expert", "dense" or "ensemble" of each.
+        kinds: "expert", "dense", "other" or "ensemble" of each.
         nats_MN: negative log-probability of each document, float64 [M, N].
         num_tokens_N: scored tokens of each document that count, int64 [N].
         num_bytes_N: UTF-8 bytes of each document, int64 [N].

@@ -20,7 +20,7 @@ from xelm_nemo.evaluation.result import EvaluationResult, read_results, read_tas
 from xelm_nemo.files import read_ahead, read_json
 from xelm_nemo.log import METRICS
 from xelm_nemo.stages.cluster import REPORT_JSON, language_experts
-from xelm_nemo.stages.jobs import dense_job, expert_job, finished_models
+from xelm_nemo.stages.jobs import UPCYCLED, baseline_jobs, expert_job, finished_models
 from xelm_nemo.stages.run import Run, settled
 from xelm_nemo.stages.stage import Product, stage_of
 from xelm_nemo.stages.tasks import score_tasks, stamps
@@ -62,7 +62,7 @@ def _models(run: Run) -> dict[str, Path]:
     if not run.config.evaluation.allow_missing:
         return finished_models(run)
     jobs = [expert_job(run, cluster) for cluster in range(run.config.clustering.num_clusters)]
-    jobs += [dense_job(run)] if run.config.dense.enabled else []
+    jobs += baseline_jobs(run)
     return {
         job.name: job.model_folder for job in jobs if artifacts.is_current(job.model_folder, job.recipe())
     }
@@ -144,8 +144,9 @@ def _sources(run: Run, tensor_model_parallel_size: int) -> "Models":
     experts = [expert_job(run, cluster).name for cluster in range(run.config.clustering.num_clusters)]
     if missing := [name for name in experts if name not in folders]:
         logger.warning("evaluate: without %s, not trained (evaluation.allow_missing)", ", ".join(missing))
-    if folders:
-        check_siblings(facts)
+    alike = {name: known for name, known in facts.items() if name != UPCYCLED}
+    if alike:
+        check_siblings(alike)
     sources = {
         name: ModelSource(
             name,
@@ -158,6 +159,7 @@ def _sources(run: Run, tensor_model_parallel_size: int) -> "Models":
     return Models(
         experts=[sources.get(name) for name in experts],
         dense=sources.get("dense"),
+        others=[sources[name] for name in (UPCYCLED,) if name in sources],
         seq_length=run.sized.seq_length,
         training_tokens={name: known.consumed_tokens for name, known in facts.items()},
     )

@@ -15,8 +15,9 @@ from xelm_nemo.corpus.tokenizer import load_tokenizer
 from xelm_nemo.errors import ArtifactError, ConfigError
 from xelm_nemo.expert.job import MODEL
 from xelm_nemo.files import read_json
-from xelm_nemo.stages.averaging import export_average
-from xelm_nemo.stages.jobs import finished_models
+from xelm_nemo.model.config import SparseConfig
+from xelm_nemo.stages.averaging import export_average, export_upcycled
+from xelm_nemo.stages.jobs import UPCYCLED, finished_models
 from xelm_nemo.stages.run import Run
 from xelm_nemo.stages.stage import Stage
 from xelm_nemo.stages.train import SET
@@ -46,10 +47,23 @@ class Export:
     def made(self, folder: Path) -> Iterator[None]:
         """Write the folder, which is there after the block, from weights whose bytes have not changed."""
         recipe = self.recipe()
+        _refuse_sparse(self.model, self.format)
         artifacts.verify(self.model)
         with artifacts.build(folder, recipe) as part:
             FORMATS[self.format](self, part)
             yield
+
+
+def _refuse_sparse(model: Path, format: str) -> None:
+    from xelm_nemo.checkpoint.facts import load_facts
+
+    shape = load_facts(model).shape
+    if isinstance(shape, SparseConfig):
+        raise ConfigError(
+            f"format={format} has no model with {shape.num_moe_experts} moe_experts in layers of "
+            f"{shape.architecture.upper()}; {model} as it is can be evaluated and trained on "
+            "(seed_model.source=model), and dense models can be exported."
+        )
 
 
 def _to_hf(export: Export, folder: Path) -> None:
@@ -77,7 +91,7 @@ FORMATS: dict[str, Callable[[Export, Path], None]] = {
     "nemo": _to_nemo,
 }
 _WITH_TOKENIZER = ("hf", "nemo")
-_CLUSTERER, _AVERAGE = "upstream", "averaged"  # of a clusterer, and of a set
+_CLUSTERER, _AVERAGE, _UPCYCLED = "upstream", "averaged", "upcycled"  # of a clusterer, and of a set
 
 
 def export_source(config: ExportConfig) -> None:
@@ -99,6 +113,9 @@ def export_source(config: ExportConfig) -> None:
     if config.format == _AVERAGE:
         export_average(source, output, config.average, config.average_clusters)
         return log.info("export: the average of %s -> %s", source, output)
+    if config.format == _UPCYCLED:
+        export_upcycled(source, output, config.moe_layer_freq)
+        return log.info("export: the experts of %s as one sparse model -> %s", source, output)
     models = _find_models(source)
     with _unmade_if_unused(output), contextlib.ExitStack() as stack:
         for name, model in models.items():
@@ -128,7 +145,7 @@ def _check_choices(config: ExportConfig) -> None:
     from xelm_nemo.checkpoint.lazy import DTYPES
 
     choices = {
-        "format": (config.format, [*FORMATS, _CLUSTERER, _AVERAGE]),
+        "format": (config.format, [*FORMATS, _CLUSTERER, _AVERAGE, _UPCYCLED]),
         "dtype": (config.dtype or "fp32", [*DTYPES]),
     }
     for key, (value, known) in choices.items():
@@ -137,6 +154,10 @@ def _check_choices(config: ExportConfig) -> None:
     for key in ("average", "average_clusters"):
         if (given := getattr(config, key)) is not None and config.format != _AVERAGE:
             raise ConfigError(f"{key}={given!r} is for format=averaged; leave it out.")
+    if config.moe_layer_freq is not None and (config.format != _UPCYCLED or config.moe_layer_freq < 1):
+        raise ConfigError(
+            f"moe_layer_freq={config.moe_layer_freq} is for format=upcycled, 1 or more; leave it out."
+        )
     if config.format == "nemo" and importlib.util.find_spec("nemo") is None:
         raise ConfigError(
             "format=nemo needs NeMo, which is not installed; run `pip install -c constraints.txt -e .[nemo]`."
@@ -204,7 +225,7 @@ def _card_rows(model: Path) -> dict[str, Any]:
 
 
 def _exports(run: Run) -> Mapping[Path, Export]:
-    models = finished_models(run)
+    models = {name: model for name, model in finished_models(run).items() if name != UPCYCLED}
     return {run.export / name: Export(model, tokenizer=str(run.tokenizer)) for name, model in models.items()}
 
 

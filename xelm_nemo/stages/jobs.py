@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from xelm_nemo import artifacts, device
+from xelm_nemo.config.schema import RunConfig
 from xelm_nemo.errors import ArtifactError, ConfigError
 from xelm_nemo.expert.config import OptimConfig
 from xelm_nemo.expert.job import TrainJob
@@ -12,10 +13,12 @@ from xelm_nemo.launch.job import Job
 from xelm_nemo.launch.local import run_jobs
 from xelm_nemo.launch.progress import TrainingProgress
 from xelm_nemo.log import METRICS
+from xelm_nemo.model.config import ParallelConfig, SparseConfig
 from xelm_nemo.stages.room import check_room
 from xelm_nemo.stages.run import Run
 
 WORKER = "xelm_nemo.expert"
+UPCYCLED = "upcycled"  # the sparse baseline's name
 
 
 def seed_job(run: Run) -> TrainJob:
@@ -50,6 +53,29 @@ def dense_job(run: Run) -> TrainJob:
     )
 
 
+def upcycled_job(run: Run) -> TrainJob:
+    """The sparse baseline: all clusters, and as many tokens as all experts together."""
+    config = run.sized
+    return dataclasses.replace(
+        expert_job(run, 0),
+        name=UPCYCLED,
+        folder=str(run.experts / UPCYCLED),
+        init=str(run.upcycled_init),
+        clusters=list(range(config.clustering.num_clusters)),
+        shape=config.upcycled_shape,
+        parallel=config.parallel,
+        optim=_with_rate(config.optim, config.upcycle.lr),
+        train_iters=config.upcycle.train_iters or config.training.train_iters,
+        global_batch_size=config.upcycle_batch_size,
+    )
+
+
+def baseline_jobs(run: Run) -> list[TrainJob]:
+    """The dense and the sparse baseline, if they are asked for."""
+    dense = [dense_job(run)] if run.config.dense.enabled else []
+    return [*dense, upcycled_job(run)] if run.config.upcycle.enabled else dense
+
+
 def expert_job(run: Run, cluster: int) -> TrainJob:
     """The expert of one cluster."""
     config, training = run.sized, run.config.training
@@ -61,7 +87,7 @@ def expert_job(run: Run, cluster: int) -> TrainJob:
         tokenizer=str(run.tokenizer),
         clusters=[cluster],
         shape=config.model,
-        parallel=config.parallel,
+        parallel=_layout(config),
         optim=config.optim,
         dtype=run.config.precision.params_dtype,
         fp8=run.config.precision.fp8,
@@ -90,19 +116,18 @@ def expert_job(run: Run, cluster: int) -> TrainJob:
 
 
 def round_jobs(run: Run) -> list[TrainJob]:
-    """The experts to train now and, first because it takes longest, the dense baseline if there is one."""
-    experts = [expert_job(run, cluster) for cluster in run.config.train_clusters]
-    return [dense_job(run), *experts] if run.config.dense.enabled else experts
+    """The experts to train now and, first because they take longest, the baselines if there are any."""
+    return [*baseline_jobs(run), *(expert_job(run, cluster) for cluster in run.config.train_clusters)]
 
 
 def finished_models(run: Run) -> dict[str, Path]:
-    """The model folders of the experts in cluster order, then of the dense baseline, by name.
+    """The model folders of the experts in cluster order, then of the baselines, by name.
 
     Raises:
         ArtifactError: one of them is missing, or was made from other clusters, tokens or settings.
     """
     jobs = [expert_job(run, cluster) for cluster in range(run.config.clustering.num_clusters)]
-    jobs += [dense_job(run)] if run.config.dense.enabled else []
+    jobs += baseline_jobs(run)
     missing = [job.name for job in jobs if not artifacts.is_current(job.model_folder, job.recipe())]
     if missing:
         raise ArtifactError(
@@ -155,6 +180,13 @@ def parallel_jobs(run: Run) -> int:
             f"parallel.*: one model takes {ranks} GPUs and this machine has {gpus}; lower its sizes."
         )
     return run.config.launch.max_parallel or max(1, (gpus or device.cores()) // ranks)
+
+
+def _layout(config: RunConfig) -> ParallelConfig:
+    """How the ranks of an expert are divided: those of a dense one have no moe_experts to share."""
+    if isinstance(config.model, SparseConfig):
+        return config.parallel
+    return dataclasses.replace(config.parallel, expert_model_parallel_size=1)
 
 
 def _with_rate(optim: OptimConfig, lr: float | None) -> OptimConfig:

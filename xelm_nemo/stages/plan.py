@@ -8,6 +8,7 @@ from rich.table import Table
 
 from xelm_nemo.checkpoint.architectures import read_shape
 from xelm_nemo.checkpoint.config import SeedModelConfig
+from xelm_nemo.checkpoint.facts import load_facts
 from xelm_nemo.checkpoint.metaseq import read_metaseq_shape
 from xelm_nemo.checkpoint.nemo_context import read_context
 from xelm_nemo.config.compose import to_yaml
@@ -165,12 +166,12 @@ def _sources(run: Run, stages: Collection[str], *, doubt: bool) -> list[str]:
 
 
 def _checkpoint_problems(seed_model: SeedModelConfig) -> list[str]:
-    read = {"metaseq": read_metaseq_shape, "nemo": read_context}.get(seed_model.source)
-    if read is None:
+    readers = {"metaseq": read_metaseq_shape, "nemo": read_context, "model": load_facts}
+    if seed_model.source not in readers:
         return []
     try:
-        read(Path(str(seed_model.path)))
-    except CheckpointError as error:
+        readers[seed_model.source](Path(str(seed_model.path)))
+    except (CheckpointError, ArtifactError) as error:
         return [str(error).removesuffix(".")]
     return []
 

@@ -16,7 +16,7 @@ from xelm_nemo.launch import slurm
 from xelm_nemo.launch.slurm import Queued
 from xelm_nemo.launch.state import CANCELLED, GO_ON, LOST, STOPPED, State, read_state
 from xelm_nemo.log import METRICS, read_metrics
-from xelm_nemo.stages.jobs import dense_job, expert_job, seed_job
+from xelm_nemo.stages.jobs import baseline_jobs, expert_job, seed_job
 from xelm_nemo.stages.run import CONFIG, Run
 from xelm_nemo.stages.submit import is_finished, recorded
 
@@ -59,9 +59,9 @@ def open_run(folder: Path) -> Run:
 
 
 def models(run: Run) -> list[TrainJob]:
-    """Every model that the run trains: the seed model, the dense baseline, the experts."""
+    """Every model that the run trains: the seed model, the baselines, the experts."""
     jobs = [seed_job(run)] if run.config.seed_model.train_iters else []
-    jobs += [dense_job(run)] if run.config.dense.enabled else []
+    jobs += baseline_jobs(run)
     return jobs + [expert_job(run, cluster) for cluster in range(run.config.clustering.num_clusters)]
 
 

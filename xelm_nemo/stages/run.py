@@ -44,7 +44,9 @@ class Run:
         wanted, source = self.config.model, Path(str(self.config.seed_model.path))
         if self.config.seed_model.source == "random":
             return self.config
-        if self.config.seed_model.source == "hf" and source.is_dir():
+        if self.config.seed_model.source == "model":
+            found = load_facts(source).shape
+        elif self.config.seed_model.source == "hf" and source.is_dir():
             found = read_shape(source)
         elif (self.seed_init / FACTS).is_file():
             found = load_facts(self.seed_init).shape
@@ -134,6 +136,11 @@ class Run:
     def seed_weights(self) -> Path:
         """The model folder that experts are branched from."""
         return self.seed_model / MODEL
+
+    @property
+    def upcycled_init(self) -> Path:
+        """The model folder that the seed model is upcycled to."""
+        return self.seed_model / "upcycled"
 
     @property
     def experts(self) -> Path:

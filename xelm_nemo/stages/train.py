@@ -8,7 +8,7 @@ from xelm_nemo import artifacts
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.files import read_json, write_json
 from xelm_nemo.stages.cluster import REPORT_JSON
-from xelm_nemo.stages.jobs import dense_job, expert_job, round_jobs, train_all
+from xelm_nemo.stages.jobs import UPCYCLED, dense_job, expert_job, round_jobs, train_all, upcycled_job
 from xelm_nemo.stages.run import Run
 from xelm_nemo.stages.stage import Stage
 
@@ -43,7 +43,10 @@ def _expert_set(run: Run) -> dict[str, Any]:
         if artifacts.is_current(job.model_folder, job.recipe())
     ]
     dense = dense_job(run).model_folder.relative_to(run.experts) if run.config.dense.enabled else None
-    return {"round": 0, "experts": experts, "dense": str(dense) if dense else None}
+    models = {"round": 0, "experts": experts, "dense": str(dense) if dense else None}
+    if run.config.upcycle.enabled:
+        models[UPCYCLED] = str(upcycled_job(run).model_folder.relative_to(run.experts))
+    return models
 
 
 TRAIN = Stage("train", _recipes, _make, _record_set)

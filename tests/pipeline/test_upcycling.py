@@ -1,0 +1,84 @@
+"""A sparse model made of the seed, and one made of the experts, through the commands."""
+
+import json
+
+import pytest
+
+from tests.helpers.commands import SMALL, refuse, run, run_well
+from tests.helpers.weights import read_weights
+from xelm_nemo.checkpoint.facts import load_facts
+from xelm_nemo.log import METRICS, read_metrics
+from xelm_nemo.model.config import SparseConfig
+
+SPARSE = [*SMALL, "upcycle.enabled=true", "upcycle.num_moe_experts=4", "upcycle.train_iters=4"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a run with experts, a dense baseline and a sparse one, evaluated and exported."""
+    folder = tmp_path_factory.mktemp("run")
+    run_well("train", *SPARSE, f"output={folder}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def mixed(trained, tmp_path_factory):
+    """The experts as one sparse model."""
+    output = tmp_path_factory.mktemp("mixed") / "btx"
+    run_well("export", f"source={trained / 'experts/round0'}", "format=upcycled", f"output={output}")
+    return output
+
+
+def test_upcycled_model_trains_as_long_as_the_experts_and_logs_its_gates(trained):
+    facts = load_facts(trained / "experts/round0/upcycled/model")
+    dense = load_facts(trained / "experts/round0/dense/model")
+    assert isinstance(facts.shape, SparseConfig) and facts.shape.num_moe_experts == 4
+    assert facts.consumed_tokens == dense.consumed_tokens
+    lines = read_metrics(trained / "experts/round0/upcycled" / METRICS)
+    assert all(line["moe_aux_loss"] > 0 for line in lines if "loss" in line)
+    models = ("seed_model/upcycled", "experts/round0/upcycled/model")
+    before, after = (read_weights(trained / name) for name in models)
+    assert before.keys() == after.keys()
+    gate = "module.decoder.layers.1.mlp.router.weight"
+    assert not (before[gate] == after[gate]).all()
+
+
+def test_evaluation_has_the_upcycled_model_beside_the_others(trained):
+    result = json.loads((trained / "evaluation/result.json").read_text())
+    kinds = {model["name"]: model["kind"] for model in result["models"]}
+    assert kinds["dense"] == "dense" and kinds["upcycled"] == "other"
+    assert "| upcycled |" in (trained / "evaluation/report.md").read_text()
+
+
+def test_same_command_again_makes_nothing(trained):
+    code, _, error = run("train", *SPARSE, f"output={trained}")
+    assert code == 0 and "train: up to date" in error and "started" not in error
+
+
+def test_dense_models_are_exported_and_a_sparse_one_is_refused(trained, tmp_path):
+    assert (trained / "export/dense/config.json").is_file() and not (trained / "export/upcycled").exists()
+    source = trained / "experts/round0/upcycled"
+    code, _, error = run("export", f"source={source}", f"output={tmp_path / 'out'}")
+    assert code == 2 and error.splitlines()[-1].startswith("error: format=hf has no model with 4 moe_experts")
+    assert not (tmp_path / "out").exists()
+
+
+def test_experts_made_one_model_can_be_trained_on(trained, mixed, tmp_path):
+    assert load_facts(mixed).shape.num_moe_experts == 2
+    on = [word for word in SMALL if not word.startswith("seed_model.train_iters")]
+    on += ["clustering=random", "clustering.num_clusters=1", "dense.enabled=false", "finish_with=[]"]
+    run_well("train", *on, "seed_model.source=model", f"seed_model.path={mixed}", f"output={tmp_path}")
+    facts = load_facts(tmp_path / "experts/round0/expert0/model")
+    assert isinstance(facts.shape, SparseConfig) and facts.iteration == 4
+
+
+def test_a_sparse_seed_model_is_not_upcycled_again(mixed, tmp_path, capsys):
+    seed = ["seed_model.train_iters=0", "seed_model.source=model", f"seed_model.path={mixed}"]
+    said = refuse(capsys, *SPARSE, *seed, f"output={tmp_path}")
+    assert "the seed model has 2 moe_experts already" in said
+
+
+def test_layers_that_do_not_alternate_as_asked_are_refused(trained, tmp_path):
+    asked = [f"source={trained / 'experts/round0'}", "format=upcycled", f"output={tmp_path / 'btx'}"]
+    code, _, error = run("export", *asked, "moe_layer_freq=3")
+    assert code == 2 and "does not divide model.num_layers=2; use one of [1, 2]" in error.splitlines()[-1]

@@ -82,3 +82,28 @@ def test_layers_that_do_not_alternate_as_asked_are_refused(trained, tmp_path):
     asked = [f"source={trained / 'experts/round0'}", "format=upcycled", f"output={tmp_path / 'btx'}"]
     code, _, error = run("export", *asked, "moe_layer_freq=3")
     assert code == 2 and "does not divide model.num_layers=2; use one of [1, 2]" in error.splitlines()[-1]
+
+
+def test_evaluation_puts_models_made_of_the_experts_into_the_same_table(trained, mixed, tmp_path):
+    source, average = trained / "experts/round0", tmp_path / "average"
+    run_well("export", f"source={source}", "format=averaged", f"output={average}")
+    further = [f"+evaluation.models.btx={mixed}", f"+evaluation.models.averaged={average}"]
+    run_well("evaluate", *SPARSE, f"output={trained}", *further)
+    result = json.loads((trained / "evaluation/result.json").read_text())
+    single = ["upcycled", "btx", "averaged"]
+    assert [model["name"] for model in result["models"] if model["kind"] == "other"] == single
+    assert result["training_tokens"]["btx"] == result["training_tokens"]["dense"]
+    flops = {name: cost["flops_per_token"] for name, cost in result["costs"].items()}
+    assert flops["averaged"] == flops["dense"] < flops["btx"] < flops["upcycled"] < flops["ensemble"]
+
+
+@pytest.mark.parametrize(
+    "model, said",
+    [
+        ("dense=nowhere", "evaluation.models.dense has the name of a model of the run"),
+        ("btx=nowhere", "evaluation.models.btx='nowhere': nowhere"),
+    ],
+)
+def test_further_models_that_cannot_be_evaluated_are_refused(trained, capsys, model, said):
+    line = refuse(capsys, *SPARSE, f"output={trained}", f"+evaluation.models.{model}", verb="evaluate")
+    assert said in line

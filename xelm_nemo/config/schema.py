@@ -101,7 +101,8 @@ class RunConfig:
     @property
     def upcycled_shape(self) -> SparseConfig:
         """The shape of the model that is made of the seed model, which is dense."""
-        return SparseConfig(**dataclasses.asdict(self.model), **self.upcycle.shape_settings)
+        dense = self.model.dense if isinstance(self.model, SparseConfig) else self.model
+        return SparseConfig(**dataclasses.asdict(dense), **self.upcycle.shape_settings)
 
     @property
     def train_clusters(self) -> list[int]:

@@ -32,8 +32,13 @@ def head_products(shape: ModelConfig, vocab_size: int) -> int:
 
 def training_flops(shape: ModelConfig, vocab_size: int, seq_length: int) -> float:
     """Operations of a step, for each of its tokens."""
+    return 3 * forward_flops(shape, vocab_size, seq_length)
+
+
+def forward_flops(shape: ModelConfig, vocab_size: int, seq_length: int) -> float:
+    """Operations of a forward pass, for each of its tokens."""
     layers = shape.num_layers * layer_products(shape, seq_length)
-    return 6.0 * (layers + head_products(shape, vocab_size))
+    return 2.0 * (layers + head_products(shape, vocab_size))
 
 
 def peak_flops(gpu: str) -> float | None:

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from xelm_nemo import artifacts, log
 from xelm_nemo.artifacts import Recipe
-from xelm_nemo.checkpoint.facts import load_facts
+from xelm_nemo.checkpoint.facts import ModelFacts, load_facts
 from xelm_nemo.checkpoint.siblings import check_siblings
 from xelm_nemo.clustering.clusterer import Clusterer
 from xelm_nemo.config.compose import compose
 from xelm_nemo.corpus.tokenizer import encode_document, load_tokenizer
-from xelm_nemo.errors import ConfigError
+from xelm_nemo.errors import CheckpointError, ConfigError
+from xelm_nemo.evaluation.config import recorded_evaluation
+from xelm_nemo.evaluation.costs import cost_of
 from xelm_nemo.evaluation.result import EvaluationResult, read_results, read_task_results, write_results
 from xelm_nemo.files import read_ahead, read_json
 from xelm_nemo.log import METRICS
@@ -71,7 +73,7 @@ def _models(run: Run) -> dict[str, Path]:
 def _recipe(run: Run) -> Recipe:
     config = run.config
     settings: dict[str, Any] = {
-        "evaluation": dataclasses.asdict(config.evaluation),
+        "evaluation": recorded_evaluation(config.evaluation),
         "router": dataclasses.asdict(config.router),
     }
     settings |= {"subsets": subsets(run), "seq_length": run.sized.seq_length}
@@ -80,7 +82,12 @@ def _recipe(run: Run) -> Recipe:
         settings["tasks"] = stamps(run)
     inputs = {"clusterer": run.clusterer, "clusters": run.clusters}
     inputs |= {f"subset {name}": run.corpus / name for name in subsets(run)}
-    return Recipe("evaluation", settings, inputs | _models(run))
+    return Recipe("evaluation", settings, inputs | _models(run) | _further(run))
+
+
+def _further(run: Run) -> dict[str, Path]:
+    """The model folders beside the run's own."""
+    return {name: Path(folder) for name, folder in run.config.evaluation.models.items()}
 
 
 def _evaluate(run: Run, folder: Path) -> None:
@@ -139,14 +146,17 @@ def _sources(run: Run, tensor_model_parallel_size: int) -> "Models":
     from xelm_nemo.evaluation.perplexity import Models
     from xelm_nemo.evaluation.scoring import ModelSource
 
-    folders = _models(run)
+    own = _models(run)
+    folders = own | _further(run)
     facts = {name: load_facts(folder) for name, folder in folders.items()}
     experts = [expert_job(run, cluster).name for cluster in range(run.config.clustering.num_clusters)]
     if missing := [name for name in experts if name not in folders]:
         logger.warning("evaluate: without %s, not trained (evaluation.allow_missing)", ", ".join(missing))
-    alike = {name: known for name, known in facts.items() if name != UPCYCLED}
+    alike = {name: known for name, known in facts.items() if name in own and name != UPCYCLED}
     if alike:
         check_siblings(alike)
+    for name in _further(run):
+        _check_fits(name, facts[name], run)
     sources = {
         name: ModelSource(
             name,
@@ -159,10 +169,26 @@ def _sources(run: Run, tensor_model_parallel_size: int) -> "Models":
     return Models(
         experts=[sources.get(name) for name in experts],
         dense=sources.get("dense"),
-        others=[sources[name] for name in (UPCYCLED,) if name in sources],
+        others=[sources[name] for name in (UPCYCLED, *_further(run)) if name in sources],
+        costs={name: cost_of(known, run.sized.seq_length) for name, known in facts.items()},
         seq_length=run.sized.seq_length,
         training_tokens={name: known.consumed_tokens for name, known in facts.items()},
     )
+
+
+def _check_fits(name: str, facts: ModelFacts, run: Run) -> None:
+    """See that a further model reads what the run's models read.
+
+    Raises:
+        CheckpointError: its words or its positions are fewer.
+    """
+    words, length = len(load_tokenizer(run.tokenizer)), run.sized.seq_length
+    if facts.vocab_size < words or facts.shape.max_position_embeddings < length:
+        raise CheckpointError(
+            f"evaluation.models.{name}={run.config.evaluation.models[name]!r} has {facts.vocab_size} words "
+            f"and {facts.shape.max_position_embeddings} positions, and the run's tokenizer {words} and its "
+            f"context {length}; give a model made from the same seed model."
+        )
 
 
 def _load(folder: Path, tensor_model_parallel_size: int) -> Any:

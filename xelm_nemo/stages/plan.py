@@ -21,6 +21,7 @@ from xelm_nemo.model.layers import NO_FP8_HERE, has_fp8
 from xelm_nemo.stages import tasks
 from xelm_nemo.stages.jobs import expert_job, round_jobs, seed_job
 from xelm_nemo.stages.memory import memory_lines
+from xelm_nemo.stages.rows import models
 from xelm_nemo.stages.run import Run
 from xelm_nemo.stages.shard import tokenizer_source
 from xelm_nemo.stages.stage import Stage
@@ -47,7 +48,7 @@ def check_places(run: Run, stages: Sequence[Stage]) -> None:
     """
     names = {stage.name for stage in stages}
     problems = [*_corpus(run, names), *_assignment(run), *_experts(run, names), *_machine(run, names)]
-    problems += tasks.problems(run) if "evaluate" in names else []
+    problems += [*tasks.problems(run), *_further_models(run)] if "evaluate" in names else []
     problems += _sources(run, names, doubt=bool(problems))
     if problems:
         raise ConfigError("; ".join(problems) + ".")
@@ -62,11 +63,11 @@ def show_plan(run: Run, stages: Sequence[Stage]) -> None:
     for stage in stages:
         table.add_row(stage.name, "up to date" if stage.is_current(run) else "to do")
     console.print(table)
-    models = Table("model", "clusters", "iterations", "sequences a step", "tokens", "learning rate")
+    listed = Table("model", "clusters", "iterations", "sequences a step", "tokens", "learning rate")
     seed = [seed_job(run)] if run.config.seed_model.train_iters else []
     for job in [*seed, *round_jobs(run)]:
         few = len(job.clusters) < _LISTED_CLUSTERS
-        models.add_row(
+        listed.add_row(
             job.name,
             ",".join(map(str, job.clusters)) if few else f"all {len(job.clusters)}",
             str(job.train_iters),
@@ -74,7 +75,7 @@ def show_plan(run: Run, stages: Sequence[Stage]) -> None:
             f"{job.train_iters * job.tokens_per_iteration:,}",
             f"{job.optim.lr:g}",
         )
-    console.print(models)
+    console.print(listed)
     for line in memory_lines(run):
         console.print(line, highlight=False, soft_wrap=True)
 
@@ -146,6 +147,19 @@ def _experts(run: Run, stages: Collection[str]) -> list[str]:
         f"finished and which {' and '.join(after)} need: set training.train_clusters=null, or train with "
         "finish_with=[] for now"
     ]
+
+
+def _further_models(run: Run) -> list[str]:
+    """What `evaluation.models` names that cannot be evaluated beside the run's own."""
+    own, problems = {job.name for job in models(run)}, []
+    for name, folder in run.config.evaluation.models.items():
+        if name in own or name.startswith("ensemble"):
+            problems.append(f"evaluation.models.{name} has the name of a model of the run; give it another")
+        try:
+            load_facts(Path(folder))
+        except ArtifactError as error:
+            problems.append(f"evaluation.models.{name}={folder!r}: {str(error).removesuffix('.')}")
+    return problems
 
 
 def _sources(run: Run, stages: Collection[str], *, doubt: bool) -> list[str]:

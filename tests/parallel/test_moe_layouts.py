@@ -16,6 +16,7 @@ from tests.helpers.megatron_cpu import (
 )
 from tests.helpers.weights import assert_same_weights
 from xelm_nemo.artifacts import Recipe
+from xelm_nemo.errors import CheckpointError
 from xelm_nemo.expert.job import TrainJob
 from xelm_nemo.expert.loop import train
 from xelm_nemo.log import METRICS, read_metrics
@@ -107,6 +108,12 @@ def test_layout_changes_no_gradient(trained, layout):
 @pytest.mark.parametrize("resumed, whole", [("resumed", "long"), ("resumed_ep2", "long_ep2")])
 def test_resumed_run_ends_with_the_same_weights_bit_for_bit(trained, resumed, whole):
     assert_same_weights(trained[resumed] / "model", trained[whole] / "model")
+
+
+def test_training_state_at_another_expert_parallelism_is_refused_in_one_line(trained):
+    there = moved(trained["long_ep2"], ParallelConfig(), name="whole", without=["iter_0000004"])
+    with pytest.raises(CheckpointError, match=r"was written with .*expert_model_parallel_size of 2 or more;"):
+        train(TrainJob.load(there))
 
 
 def balance(folder):

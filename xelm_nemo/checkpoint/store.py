@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.core import CheckpointingException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 
 from xelm_nemo import artifacts, parallel
 from xelm_nemo.artifacts import Recipe
@@ -222,6 +223,7 @@ class Checkpoints:
             return 0
         path = self._path(iterations[-1])
         artifacts.check(path, "checkpoint")
+        _check_division(path, optimizer)
         state = _load(self._state(model, optimizer, loading=True), path)
         model.load_state_dict(state["model"], strict=False)
         optimizer.load_state_dict(state["optimizer"])
@@ -237,6 +239,18 @@ class Checkpoints:
             sharded, is_loading=loading, metadata=_OPTIMIZER_FORMAT
         )
         return {"model": sharded, "optimizer": optimizer_state}
+
+
+def _check_division(path: Path, optimizer: Any) -> None:
+    """See that moe_experts are divided, or whole, as they were: divided ones have their own optimizer."""
+    check_pickles(path)
+    index = FileSystemReader(path).read_metadata()
+    were = any(key.startswith("chained_") for key in index.state_dict_metadata)
+    if were != (len(optimizer.chained_optimizers) > 1):
+        use = "2 or more" if were else "1"
+        raise CheckpointError(
+            f"{path} was written with parallel.expert_model_parallel_size of {use}; set it so, and go on."
+        )
 
 
 def _save(sharded_state: dict[str, Any], folder: Path) -> None:

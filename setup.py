@@ -28,8 +28,10 @@ PACKAGES = [
     "xelm_nemo.merge",
     "xelm_nemo.model",
     "xelm_nemo.nemo",
+    "xelm_nemo.rounds",
     "xelm_nemo.router",
     "xelm_nemo.shards",
+    "xelm_nemo.simulation",
     "xelm_nemo.stages",
     "xelm_kernels",
     "xelm_configs",
@@ -85,6 +87,7 @@ EXTRAS = {
     "typology": ["lang2vec>=1.1.2"],  # its data alone, for languages beyond the package's 68
     "eval": ["lm_eval>=0.4.13,<0.5"],
     "parquet": ["pyarrow<21"],
+    "wandb": ["wandb"],
     "dev": [
         "codespell",
         "lm_eval[hf]>=0.4.13,<0.5",  # with its own model for Hugging Face folders, a peer in tests

@@ -18,8 +18,8 @@ from xelm_kernels.optional_triton import tl, triton
 from xelm_kernels.router_score import (
     TOO_SHORT,
     check_rule,
-    constants,
     distances_of,
+    launch_constants,
     refuse_gradients,
     weights_of,
     weights_ref,
@@ -92,8 +92,8 @@ def _router_prefix_kernel(
         u_D, whole = _add(z_D, weight, open_ptr, begin, behind, idf_ptr, table_ptr, d, STRIDE_F, D)
         u_D = u_D / tl.where(whole == 0.0, 1.0, whole)
         distance_K = distances_of(u_D, centroids_ptr, d, K, D, BLOCK_K)
-        weight_NK = weights_of(distance_K[None, :], temperature, BLOCK_K, POWER, TOP_K)
-        tl.store(out_ptr + t * K + k[None, :], weight_NK, mask=(k < K)[None, :])
+        weight_K = weights_of(distance_K, temperature, BLOCK_K, POWER, TOP_K)
+        tl.store(out_ptr + t * K + k, weight_K, mask=k < K)
 
 
 # --- Launch --------------------------------------------------------------------
@@ -122,7 +122,7 @@ def _launch(starts, settled_starts, settled, open_starts, opened, idf_F, table_F
             *(open_starts.contiguous(), opened.contiguous(), idf_F.contiguous()),
             *(table_FD, c_KD.contiguous(), out_TK),
             *(K, temperature),
-            **constants(table_FD, c_KD, power, top_k),
+            **launch_constants(table_FD, c_KD, power, top_k),
             num_warps=1,
         )
     return out_TK

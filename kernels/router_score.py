@@ -59,20 +59,19 @@ def distances_of(z_D, centroids_ptr, d, K, D: tl.constexpr, BLOCK_K: tl.constexp
 
 
 @triton.jit
-def weights_of(distance_NK, temperature, BLOCK_K: tl.constexpr, POWER: tl.constexpr, TOP_K: tl.constexpr):
-    """The rule, a row at a time; 0 behind the last cluster."""
-    k = tl.arange(0, BLOCK_K)[None, :]
-    energy_NK = distance_NK if POWER == 1 else distance_NK * distance_NK
-    weight_NK = tl.exp((tl.min(energy_NK, 1)[:, None] - energy_NK) / temperature)
+def weights_of(distance_K, temperature, BLOCK_K: tl.constexpr, POWER: tl.constexpr, TOP_K: tl.constexpr):
+    """The rule; 0 behind the last cluster."""
+    k = tl.arange(0, BLOCK_K)
+    energy_K = distance_K if POWER == 1 else distance_K * distance_K
+    weight_K = tl.exp((tl.min(energy_K, 0) - energy_K) / temperature)
     if TOP_K < BLOCK_K:
-        left_NK = energy_NK
+        left_K = energy_K
         for _ in range(TOP_K):
             # Of equal ones the lower index: argmin leaves open which it is on a GPU.
-            is_least = left_NK == tl.min(left_NK, 1)[:, None]
-            first_N = tl.min(tl.where(is_least, k, BLOCK_K), 1)
-            left_NK = tl.where(k == first_N[:, None], float("inf"), left_NK)
-        weight_NK = tl.where(left_NK == float("inf"), weight_NK, 0.0)
-    return weight_NK / tl.sum(weight_NK, 1)[:, None]
+            first = tl.min(tl.where(left_K == tl.min(left_K, 0), k, BLOCK_K), 0)
+            left_K = tl.where(k == first, float("inf"), left_K)
+        weight_K = tl.where(left_K == float("inf"), weight_K, 0.0)
+    return weight_K / tl.sum(weight_K, 0)
 
 
 @triton.jit
@@ -114,8 +113,8 @@ def _router_score_kernel(
         nearest = tl.min(tl.where(distance_K == tl.min(distance_K, 0), k, BLOCK_K), 0)
         tl.store(out_ptr + n, nearest.to(tl.int64))
     else:
-        weight_NK = weights_of(distance_K[None, :], temperature, BLOCK_K, POWER, TOP_K)
-        tl.store(out_ptr + n * K + k[None, :], weight_NK, mask=(k < K)[None, :])
+        weight_K = weights_of(distance_K, temperature, BLOCK_K, POWER, TOP_K)
+        tl.store(out_ptr + n * K + k, weight_K, mask=k < K)
 
 
 # --- Launch --------------------------------------------------------------------
@@ -149,7 +148,7 @@ def refuse_gradients(name, *inputs):
         )
 
 
-def constants(table_FD, centroids_KD, power, top_k):
+def launch_constants(table_FD, centroids_KD, power, top_k):
     """What the kernels of the router are compiled for."""
     K, D = centroids_KD.shape
     block_k = triton.next_power_of_2(K)
@@ -174,7 +173,7 @@ def _launch(starts, columns, values, table_FD, centroids_KD, rule=None, *, block
             *(starts.contiguous(), columns.contiguous(), values.contiguous()),
             *(table_FD, centroids_KD.contiguous(), out),
             *(K, temperature),
-            **constants(table_FD, centroids_KD, power, top_k),
+            **launch_constants(table_FD, centroids_KD, power, top_k),
             BLOCK_I=block_i,
             IS_NEAREST=rule is None,
             num_warps=num_warps,

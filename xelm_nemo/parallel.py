@@ -35,13 +35,16 @@ def model_parallel(
     seed: int = 1234,
     threads: int = 1,
     deterministic: bool = False,
+    graphed: bool = False,
     alone: bool = False,
     timeout_seconds: float = 1800,
 ) -> Iterator[Layout]:
     """Join the ranks of one model for the length of the block.
 
     Ranks find each other as torchrun's do (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT);
-    without these variables, or with `alone`, the process is a world of its own.
+    without these variables, or with `alone`, the process is a world of its own. With `graphed` dropout's
+    streams are generators, which a CUDA graph can hold, and not copies of one's state, which recomputation
+    needs to go back to.
 
     Raises:
         ConfigError: the number of ranks is not a multiple of the model-parallel size.
@@ -65,8 +68,7 @@ def model_parallel(
         expert_model_parallel_size=expert_model_parallel_size,
         expert_tensor_parallel_size=1,
     )
-    # On a GPU the streams of dropout are generators, not copies of one's state: a CUDA graph can hold them.
-    model_parallel_cuda_manual_seed(seed, use_cudagraphable_rng=device.has_cuda(), force_reset_rng=True)
+    model_parallel_cuda_manual_seed(seed, use_cudagraphable_rng=graphed, force_reset_rng=True)
     try:
         yield Layout(
             rank=dist.get_rank(),
@@ -79,6 +81,12 @@ def model_parallel(
         parallel_state.destroy_model_parallel()
         dist.destroy_process_group()
         device.release()
+
+
+def spans_machines() -> bool:
+    """Whether the world's ranks are on several machines, by torchrun's variables, the same on every rank."""
+    world_size = os.environ.get("WORLD_SIZE", "1")
+    return int(world_size) > int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
 
 
 class Agreement:

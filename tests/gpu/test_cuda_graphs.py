@@ -1,12 +1,14 @@
 """Steps that a CUDA graph runs: the bits of steps without one, dropout and FP8's scales included."""
 
+import logging
+
 import pytest
 import torch
 
 from tests.helpers import megatron_cpu
 from tests.helpers.megatron_cpu import Workshop, checkpoint_tensors, losses
 from tests.helpers.weights import assert_same_tensors
-from xelm_nemo.expert.graph import WARM_UPS
+from xelm_nemo.expert.graph import RECORDED, WARM_UPS, why_no_graph
 from xelm_nemo.expert.job import TrainJob
 from xelm_nemo.expert.loop import train
 from xelm_nemo.model.config import FP8Config, ModelConfig, ParallelConfig
@@ -18,7 +20,6 @@ LENGTH = {"seq_length": 128, "train_iters": WARM_UPS + 4, "save_interval": 2, "e
 SETTINGS = {
     "bf16": {},
     "fp8": {"fp8": FP8Config(recipe="delayed", head=True)},
-    "recomputed": {"layout": ParallelConfig(recompute_granularity="full")},
 }
 ON_TWO = {
     "tp2_sp": ParallelConfig(tensor_model_parallel_size=2, sequence_parallel=True),
@@ -43,6 +44,15 @@ def pair(workshop, name, **settings):
     ]
 
 
+def assert_graph_changes_nothing(folders, caplog):
+    caplog.set_level(logging.INFO)
+    for folder, recordings in zip(folders, (0, 1), strict=True):
+        caplog.clear()
+        train(TrainJob.load(folder))
+        assert caplog.text.count(RECORDED) == recordings
+    assert_same_run(folders)
+
+
 def assert_same_run(folders):
     assert len(losses(folders[0])) > LENGTH["train_iters"]
     assert losses(folders[0]) == losses(folders[1])
@@ -51,20 +61,14 @@ def assert_same_run(folders):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", SETTINGS)
-def test_graph_has_the_bits_of_steps_without(workshop, name):
-    folders = pair(workshop, name, **SETTINGS[name])
-    for folder in folders:
-        train(TrainJob.load(folder))
-    assert_same_run(folders)
+def test_graph_has_the_bits_of_steps_without(workshop, name, caplog):
+    assert_graph_changes_nothing(pair(workshop, name, **SETTINGS[name]), caplog)
 
 
 @pytest.mark.gpu
-def test_instruction_data_in_a_graph(workshop):
+def test_instruction_data_in_a_graph(workshop, caplog):
     megatron_cpu.write_sources(workshop.folder / "tokens")
-    folders = pair(workshop, "instructions")
-    for folder in folders:
-        train(TrainJob.load(folder))
-    assert_same_run(folders)
+    assert_graph_changes_nothing(pair(workshop, "instructions"), caplog)
 
 
 @pytest.mark.multigpu
@@ -74,6 +78,7 @@ def test_graph_of_two_ranks(workshop, precision):
     pairs = {
         name: pair(workshop, name, layout=layout, **SETTINGS[precision]) for name, layout in ON_TWO.items()
     }
+    assert not any(why_no_graph(layout, seq_length=LENGTH["seq_length"]) for layout in ON_TWO.values())
     folders = [folder for two in pairs.values() for folder in two]
     ports = megatron_cpu.free_ports(len(folders))
     megatron_cpu.on_ranks(2, megatron_cpu.train_in_turn, folders, ports)

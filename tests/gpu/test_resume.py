@@ -4,6 +4,7 @@ import pytest
 
 from tests.helpers.megatron_cpu import Workshop
 from tests.helpers.workers import assert_killed_run_ends_as_an_undisturbed_one
+from xelm_nemo.expert.graph import RECORDED
 from xelm_nemo.model.config import FP8Config, ModelConfig
 
 pytestmark = pytest.mark.gpu
@@ -26,4 +27,5 @@ def test_killed_run_ends_with_the_bits_of_an_undisturbed_one(tmp_path, name):
     workshop = Workshop(tmp_path)
     workshop.set_up(SHAPE)
     settings = {"dtype": "bf16", "deterministic": True, **SETTINGS[name]}
-    assert_killed_run_ends_as_an_undisturbed_one(workshop, SHAPE, **settings)
+    logged = assert_killed_run_ends_as_an_undisturbed_one(workshop, SHAPE, **settings)
+    assert (RECORDED in logged) == ("cuda_graphs" not in settings)

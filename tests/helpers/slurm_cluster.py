@@ -141,16 +141,6 @@ class Cluster:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
-    def release(self):
-        """Let jobs run that wait out the two minutes after a requeue; True if there were any."""
-        rows = [
-            line.split() for line in self.call("squeue", "-h", "-r", "-t", "PD", "-o", "%i %r").splitlines()
-        ]
-        held = [row[0] for row in rows if row[1:] == ["BeginTime"]]
-        for job in held:
-            self.call("scontrol", "update", f"JobId={job}", "StartTime=now", check=False)
-        return bool(held)
-
     def idle_nodes(self):
         shown = self.call("sinfo", "-h", "-p", "main", "-t", "idle,mix,alloc", "-o", "%D", check=False)
         return sum(int(count) for count in shown.split())
@@ -175,6 +165,12 @@ def pids(pattern):
     """The processes whose command line matches."""
     done = subprocess.run(["pgrep", "-f", "--", pattern], capture_output=True, text=True, check=False)
     return [int(pid) for pid in done.stdout.split()]
+
+
+def commands(pattern):
+    """The command lines of processes that match."""
+    done = subprocess.run(["pgrep", "-a", "-f", "--", pattern], capture_output=True, text=True, check=False)
+    return [line.partition(" ")[2] for line in done.stdout.splitlines()]
 
 
 def descendants(pid):

@@ -29,7 +29,11 @@ def kill_after(worker, checkpoint):
 
 
 def assert_killed_run_ends_as_an_undisturbed_one(workshop, shape, **settings):
-    """Kill one of two equal jobs midway and start it again: the same losses and weights, bit for bit."""
+    """Kill one of two equal jobs midway and start it again: the same losses and weights, bit for bit.
+
+    Returns:
+        What the restarted one logged.
+    """
     settings = {"train_iters": 10, "save_interval": 2, **settings}
     killed, whole = (workshop.job(name, shape, **settings) for name in ("killed", "whole"))
     undisturbed, worker = start_worker(whole), start_worker(killed)
@@ -42,3 +46,4 @@ def assert_killed_run_ends_as_an_undisturbed_one(workshop, shape, **settings):
     assert "from iteration 6 to 10" in errors
     assert_same_tensors(*(checkpoint_tensors(folder / "model/weights") for folder in (killed, whole)))
     assert losses(killed) == losses(whole)
+    return errors

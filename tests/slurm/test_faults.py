@@ -12,17 +12,21 @@ import shutil
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.helpers.commands import SMALL, start
-from tests.helpers.slurm_cluster import is_running, pids, wait_for
+from tests.helpers.slurm_cluster import commands, is_running, wait_for
 from tests.helpers.weights import read_weights
 from xelm_nemo.expert.job import TrainJob
 from xelm_nemo.expert.loop import train
 from xelm_nemo.launch.job import Job
 from xelm_nemo.launch.local import run_jobs
+from xelm_nemo.launch.slurm import ACTIVE
 from xelm_nemo.launch.state import read_state
+from xelm_nemo.log import read_metrics
 from xelm_nemo.stages.jobs import WORKER
 from xelm_nemo.stages.rows import open_run, rows
 from xelm_nemo.stages.submit import recorded
@@ -35,10 +39,11 @@ SETTINGS = [
     *(f"clustering.num_clusters={EXPERTS}", "training.seq_length=32", "training.train_iters=80"),
     *("training.global_batch_size=32", "training.micro_batch_size=1", "training.save_interval=20"),
     *("training.log_interval=5", "training.eval_interval=1000", "seed_model.train_iters=0"),
-    *("dense.enabled=false", "finish_with=[]", "launch=slurm", "launch.max_parallel=4"),
+    *("dense.enabled=false", "launch=slurm", "launch.max_parallel=4"),
     *("launch.slurm.gpus_per_rank=0", "launch.slurm.cpus_per_rank=1", "launch.slurm.ranks_per_node=1"),
     *("launch.slurm.mem_gb=3", "launch.slurm.time=30", "launch.slurm.grace_seconds=100"),
 ]
+ALONE = "finish_with=[]"  # training, with no evaluation behind it
 STUBBORN, STARVED = 9, 5  # the expert that always fails, and the one that is given too little memory first
 WRONG_SECONDS = 5.0  # as long as the status may lag behind what is so
 HOLD_SECONDS = 4.0  # sooner, a node still takes a job that comes back for the one that went
@@ -63,46 +68,73 @@ def expert(folder, number):
 class Witness(threading.Thread):
     """Every second: what the status says, and what is so. Also lets requeued jobs run without delay."""
 
-    def __init__(self, cluster, run):
+    def __init__(self, cluster, folder):
         super().__init__(daemon=True)
-        self.cluster, self.run_, self.over = cluster, run, threading.Event()
-        self.since, self.held, self.wrong, self.samples, self.error = {}, {}, {}, 0, None
+        self.cluster, self.experts = cluster, folder / "experts/round0"
+        self.status = start("status", "watch=true", "json=true", f"output={folder}")
+        self.right, self.since, self.wrong = {}, {}, {}
+        self.held, self.samples, self.error = {}, 0, None
 
     def run(self):
         try:
-            while not self.over.wait(1):
-                self.look()
-                self.release()
+            for line in self.status.stdout:
+                now, living, jobs = time.monotonic(), self.living(), self.jobs()
+                self.compare(json.loads(line), living, jobs, now)
+                self.release({job for job, (_, reason) in jobs.items() if reason == "BeginTime"})
+                self.samples += 1
         except Exception as error:
             self.error = error
             raise
 
-    def look(self):
-        found, now = rows(self.run_), time.monotonic()
-        for row in found:
-            lives = bool(pids(f"-m xelm_nemo.expert {expert(self.run_.folder, row.model[6:])}$"))
-            # A process whose model is whole may take a while to end.
-            agrees = row.state in ("silent", "starting", "finished") or lives == (row.state == "running")
-            since = self.since.setdefault(row.model, now)
-            if agrees:
-                self.since[row.model] = now
-            elif now - since > WRONG_SECONDS:
-                self.wrong[row.model] = (row.state, lives, now - since)
-        self.samples += 1
+    def compare(self, found, living, jobs, now):
+        for model, said, job in ((row["model"], row["state"], row["job"]) for row in found):
+            lives, known = model in living, jobs.get(job, ("gone",))[0] if jobs else None
+            if is_so(said, lives=lives, job=known):
+                self.right[model] = now
+                self.since.pop(model, None)
+                continue
+            # Wrong from the sample before on, which on a busy machine may be longer ago than a second.
+            since = self.since.setdefault(model, max(self.right.get(model, now), now - 1))
+            if now - since > WRONG_SECONDS:
+                self.wrong[model] = (said, lives, known, now - since)
 
-    def release(self):
-        shown = self.cluster.call("squeue", "-h", "-r", "-t", "PD", "-o", "%i %r", check=False)
-        now, rows_ = time.monotonic(), [line.split() for line in shown.splitlines()]
-        held = {row[0] for row in rows_ if row[1:] == ["BeginTime"]}
+    def living(self):
+        """The models that some process trains."""
+        folder = re.escape(str(self.experts))
+        return {Path(command.split()[-1]).name for command in commands(f"-m xelm_nemo.expert {folder}/")}
+
+    def jobs(self):
+        """Of every job the state and the reason that SLURM tells; none while it tells nothing."""
+        shown = self.cluster.call(
+            *("timeout", "3", "squeue", "-h", "-r", "-t", "all", "-o", "%i|%T|%r"), check=False
+        )
+        return {job: (state, reason) for job, state, reason in (row.split("|") for row in shown.splitlines())}
+
+    def release(self, held):
+        now = time.monotonic()
         self.held = {job: self.held.get(job, now) for job in held}
         for job, since in self.held.items():
             if now - since > HOLD_SECONDS:
                 self.cluster.call("scontrol", "update", f"JobId={job}", "StartTime=now", check=False)
 
     def stop(self):
-        self.over.set()
+        self.status.terminate()
         self.join()
+        self.status.communicate()
         assert self.error is None and self.samples > 0 and self.wrong == {}
+
+
+def is_so(said, *, lives, job):
+    """Whether a state is true of a model with or without a living process, and of its job as SLURM has it."""
+    if said == "finished":  # a process whose model is whole may take a while to end
+        return True
+    if said == "running" or lives:  # one that says nothing, or has yet to say something, is no other's
+        return lives and said in ("running", "starting", "silent")
+    if job is None or said == "waiting":
+        return True
+    if said in ("starting", "silent"):
+        return job in ("RUNNING", "COMPLETING", "CONFIGURING")
+    return (said == "pending") == (job in ACTIVE)
 
 
 def test_stages_before_training_run_as_jobs_in_order(cluster, folder):
@@ -116,7 +148,7 @@ def test_stages_before_training_run_as_jobs_in_order(cluster, folder):
 
 def test_job_out_of_memory_fails_with_that_reason(cluster, folder):
     code, said = command(
-        *("train", folder, *SETTINGS, f"training.train_clusters=[{STARVED}]"),
+        *("train", folder, *SETTINGS, ALONE, f"training.train_clusters=[{STARVED}]"),
         *("+launch.slurm.sbatch.mem=150M", "launch.slurm.max_crashes=0"),
     )
     assert code == 2
@@ -146,12 +178,13 @@ def has_finished(folder, number):
 
 
 def kill_a_rank(cluster, state):
-    os.kill(state.pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):  # it may have ended this moment
+        os.kill(state.pid, signal.SIGKILL)
 
 
-def signal_job(cluster, job):
+def signal_job(cluster, job, name="USR2"):
     """What a user types; for an array's element this SLURM delivers it, denies that, and would try again."""
-    cluster.call("timeout", "3", "scancel", "--signal=USR2", job, check=False)
+    cluster.call("timeout", "3", "scancel", f"--signal={name}", job, check=False)
 
 
 def ask_to_stop(cluster, state):
@@ -169,7 +202,8 @@ def preempt(cluster, state):
 
 
 def run_into_the_time_limit(cluster, state):
-    cluster.call("scontrol", "update", f"JobId={state.job}", "TimeLimit=2")
+    # It may have ended this moment.
+    cluster.call("scontrol", "update", f"JobId={state.job}", "TimeLimit=2", check=False)
     while is_running(state.pid):  # at a tenth of its speed, or it would be through before
         for number, seconds in ((signal.SIGSTOP, 0.9), (signal.SIGCONT, 0.1)):
             with contextlib.suppress(ProcessLookupError):
@@ -217,13 +251,15 @@ def befall(cluster, folder, fault, used):
 def test_faults_stop_no_expert_but_the_one_that_always_fails(cluster, folder):
     shard = folder / f"tokens/cluster{STUBBORN}/train.bin"
     shutil.move(shard, shard.with_suffix(".away"))
-    process, used = start("train", *SETTINGS, "launch.slurm.max_crashes=1", f"output={folder}"), set()
-    witness = Witness(cluster, open_run(folder))
+    some = ("finish_with=[evaluate]", "evaluation.allow_missing=true", "launch.slurm.max_crashes=1")
+    process, used = start("train", *SETTINGS, *some, f"output={folder}"), set()
+    witness = Witness(cluster, folder)
     witness.start()
     for fault in FAULTS:
         befall(cluster, folder, fault, used)
     lose_the_controller(cluster)
     output, error = process.communicate(timeout=600)
+    shutil.move(shard.with_suffix(".away"), shard)
     witness.stop()
     assert process.returncode == 2, output + error
     last = error.splitlines()[-1]
@@ -234,7 +270,11 @@ def test_faults_stop_no_expert_but_the_one_that_always_fails(cluster, folder):
     ended = [read_state(expert(folder, number)).ended for number in others]
     counts = {reason: sum(one.get(reason, 0) for one in ended) for reason in set().union(*ended)}
     assert set(counts) == set(FAULTS.values())
-    shutil.move(shard.with_suffix(".away"), shard)
+    assert evaluated_without(folder) == [f"expert{STUBBORN}"]
+
+
+def evaluated_without(folder):
+    return json.loads((folder / "evaluation/result.json").read_text())["missing_experts"]
 
 
 def test_no_step_is_lost_where_a_signal_asked_to_stop(folder):
@@ -247,9 +287,17 @@ def test_no_step_is_lost_where_a_signal_asked_to_stop(folder):
     assert stops >= 3
 
 
+def test_course_of_training_is_told_once_whatever_came_between(folder):
+    for number in set(range(EXPERTS)) - {STUBBORN}:
+        lines = read_metrics(expert(folder, number) / "metrics.jsonl")
+        board = EventAccumulator(str(expert(folder, number) / "tensorboard")).Reload()
+        logged = [line["iteration"] for line in lines if "loss" in line]
+        assert logged == [event.step for event in board.Scalars("loss")] == list(range(5, 81, 5))
+
+
 def test_retry_trains_the_missing_expert_alone(cluster, folder):
     before = {path: path.stat().st_mtime_ns for path in folder.glob("experts/round0/*/model/manifest.json")}
-    witness = Witness(cluster, open_run(folder))
+    witness = Witness(cluster, folder)
     witness.start()
     code, said = command("retry", folder)
     witness.stop()
@@ -259,6 +307,7 @@ def test_retry_trains_the_missing_expert_alone(cluster, folder):
     assert {path: after[path] for path in before} == before
     listed = json.loads((folder / "experts/round0/set.json").read_text())["experts"]
     assert len(listed) == EXPERTS
+    assert evaluated_without(folder) == []
 
 
 def test_weights_are_those_of_an_undisturbed_run(folder, tmp_path):
@@ -275,7 +324,7 @@ def test_weights_are_those_of_an_undisturbed_run(folder, tmp_path):
 def test_submission_returns_at_once_and_what_it_submitted_can_be_cancelled(cluster, folder):
     shutil.rmtree(expert(folder, 0) / "model")
     shutil.rmtree(expert(folder, 0) / "checkpoints")
-    code, said = command("train", folder, *SETTINGS, "wait=false")
+    code, said = command("train", folder, *SETTINGS, ALONE, "wait=false")
     assert code == 0, said
     job = recorded(open_run(folder))["expert0"]["job"]
     assert job in [line.split()[0] for line in said.splitlines() if line.strip()]  # beside what is logged
@@ -292,11 +341,12 @@ def row_of(folder, number):
 def test_one_expert_trains_on_two_nodes_and_stops_as_one(cluster, folder, tmp_path):
     two = tmp_path / "two"
     shutil.copytree(folder, two, ignore=shutil.ignore_patterns("experts", "launch"))
-    wait = start("train", *SETTINGS, "parallel=dp2", "training.train_clusters=[2]", f"output={two}")
-    witness = Witness(cluster, open_run(two))
+    words = (ALONE, "parallel=dp2", "training.train_clusters=[2]", "launch.stop_signals=[USR1,USR2,TERM]")
+    wait = start("train", *SETTINGS, *words, f"output={two}")
     _, state = undisturbed(two, set())
+    witness = Witness(cluster, two)
     assert cluster.call("squeue", "-h", "-j", state.job, "-o", "%D").strip() == "2"
-    signal_job(cluster, state.job)
+    signal_job(cluster, state.job, "USR1")
     witness.start()
     output, error = wait.communicate(timeout=600)
     witness.stop()

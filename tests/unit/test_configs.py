@@ -5,6 +5,7 @@ import typing
 
 import pytest
 
+from tests.helpers.finished_sets import write_finished_set
 from xelm_nemo import command, export, status
 from xelm_nemo.config import values
 from xelm_nemo.config.check import check
@@ -47,16 +48,33 @@ def numeric_keys(schema, prefix=""):
             yield prefix + name
 
 
+@pytest.fixture(scope="session")
+def finished_set(tmp_path_factory):
+    """Experiments that add to a set find it here."""
+    folder = tmp_path_factory.mktemp("runs") / "xelm16"
+    write_finished_set(folder)
+    return folder
+
+
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
-def test_experiment_shows_its_plan_and_touches_nothing(experiment, tmp_path, monkeypatch, capsys):
+def test_experiment_shows_its_plan_and_touches_nothing(
+    experiment, tmp_path, monkeypatch, capsys, finished_set
+):
     monkeypatch.chdir(tmp_path)
-    code = command.run(lambda: pipeline.main("train", [f"+experiment={experiment}", "dry_run=true"]))
+    there = [f"rounds.base={finished_set}"] if compose([f"+experiment={experiment}"]).rounds.base else []
+    words = [f"+experiment={experiment}", *there, "dry_run=true"]
+    code = command.run(lambda: pipeline.main("train", words))
     assert code == 0
     screen = capsys.readouterr().out
-    jobs = round_jobs(Run(compose([f"+experiment={experiment}"])))
-    assert jobs
-    for job in jobs:
-        assert f"{job.name} " in screen
+    config = compose([f"+experiment={experiment}"])
+    experts = range(config.clustering.num_clusters) if config.training.train_clusters is None else []
+    names = [f"expert{cluster}" for cluster in experts]
+    names += ["dense"] if config.dense.enabled else []
+    names += ["upcycled"] if config.upcycle.enabled else []
+    assert names
+    for name in names:
+        assert f"{name} " in screen
+    assert "…" not in screen, "eighty columns hold the table of models"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -75,7 +93,8 @@ def test_help_lists_the_groups_and_runs_nothing(tmp_path, monkeypatch, capsys):
 
 
 def test_the_promised_experiments_exist():
-    assert {"udhr", "xelm16", "xelm8", "xelm4", "dense", "cbtm8", "upcycle"} <= set(EXPERIMENTS)
+    promised = {"udhr", "xelm16", "xelm8", "xelm4", "dense", "cbtm8", "upcycle", "hmr_adapt"}
+    assert promised <= set(EXPERIMENTS)
 
 
 def test_groups_on_the_command_line_win_over_the_experiment():

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 ENTRY_POINTS = {
     *("cluster", "shard", "branch", "train", "evaluate", "generate", "export"),
-    *("prepare", "status", "cancel", "retry"),
+    *("prepare", "status", "cancel", "retry", "simulate"),
 }
 # Ground floor first. Members of one floor may not import each other: a sideways need is the sign that
 # a piece belongs one floor lower. `settings` stands for every config.py that lies in a unit's folder.
@@ -26,7 +26,7 @@ FLOORS = [
     {"expert", "ensemble", "merge", "nemo"},
     {"generation"},
     {"config", "evaluation"},
-    {"stages", "bench"},
+    {"stages", "bench", "simulation"},
     ENTRY_POINTS,
 ]
 FLOOR_OF = {unit: floor for floor, units in enumerate(FLOORS) for unit in units}
@@ -35,12 +35,13 @@ ONLY_IN = {
     "hydra": {"config", *ENTRY_POINTS},
     "lightning": {"nemo"},
     "lm_eval": {"evaluation"},
-    "matplotlib": {"evaluation"},
+    "matplotlib": {"evaluation", "simulation"},
     "megatron": {
         *("device", "parallel", "model", "shards", "checkpoint"),
         *("expert", "merge", "nemo", "bench"),
     },
     "nemo": {"nemo"},
+    "nemo_run": {"launch"},
     "omegaconf": {"config"},
     "sklearn": {"bench", "clustering"},
     "stopwordsiso": {"clustering"},
@@ -48,6 +49,7 @@ ONLY_IN = {
     "transformer_engine": {"model"},
     "transformers": {"corpus", "checkpoint", "generation", "nemo", "bench"},
     "triton": {"kernels", "bench"},
+    "wandb": {"expert"},
 }
 # Entry modules are imported again by every process that Megatron's checkpoint writer spawns.
 HEAVY = {"hydra", "lightning", "matplotlib", "megatron", "nemo", "sklearn", "torch", "transformers", "triton"}

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+import transformers
 
 from tests.helpers.exported import TEXTS, evaluations_log_prob, export_two, fit, write
 from tests.helpers.random_xglm import change_config
@@ -146,6 +147,15 @@ def test_damage_to_a_set_is_said_in_a_line(root, tmp_path, path, content, said):
         (tmp_path / path).write_bytes(content)
     with pytest.raises(ArtifactError, match=said):
         Writer(tmp_path / "set", Sampling())
+
+
+def test_a_folder_is_not_blamed_where_memory_is_short(root, monkeypatch):
+    def load(folder, **kwargs):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", load)
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        Writer(root / "set", Sampling())
 
 
 @pytest.mark.parametrize("weights", [[1.0], [0.0, 0.0], [2.0, -1.0], [math.nan, 1.0], [math.inf, 1.0]])

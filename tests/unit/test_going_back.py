@@ -14,6 +14,7 @@ from xelm_nemo.expert import loop
 from xelm_nemo.expert.going_back import forget_later, go_back
 from xelm_nemo.expert.job import TrainJob
 from xelm_nemo.expert.loop import Watch
+from xelm_nemo.expert.wandb_run import WANDB
 from xelm_nemo.expert.worker import work
 from xelm_nemo.launch.signals import StopRequest
 from xelm_nemo.log import read_metrics
@@ -60,6 +61,14 @@ def test_run_goes_back_and_ends_with_the_same_weights(job, trained):
     assert checkpoints(job) == BEFORE
     lines = read_metrics(Path(job.folder) / "metrics.jsonl")
     assert [line["iteration"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5]
+
+
+def test_run_on_weights_and_biases_that_was_told_of_later_iterations_is_left_once(job):
+    file = Path(job.folder) / WANDB
+    for is_first in (True, False):
+        file.write_text('{"id": "a", "loss": 5}')
+        go_back(job)
+        assert file.exists() != is_first
 
 
 def test_later_checkpoints_are_set_aside_until_a_newer_one_is_whole(job):

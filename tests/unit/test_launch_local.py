@@ -192,3 +192,37 @@ def is_running(pid):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+# --- Jobs that come after others ---------------------------------------------------------------------
+
+
+def test_job_begins_when_the_one_before_it_has_finished_and_not_when_others_have(tmp_path, monkeypatch):
+    (tmp_path / "toy_worker.py").write_text(PATIENT_WORKER)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
+    parent, other = (Job(name, "toy_worker", tmp_path / name) for name in ("parent", "other"))
+    child = Job("child", "toy_worker", tmp_path / "child", after="parent")
+    seen = []
+
+    def on_tick():
+        started = {job.name for job in (parent, other, child) if list(job.folder.glob("start*"))}
+        if started != (seen[-1] if seen else None):
+            seen.append(started)
+        if started == {"parent", "other"}:
+            (parent.folder / "enough").touch()
+        if "child" in started:
+            (child.folder / "enough").touch()
+            (other.folder / "enough").touch()
+
+    run_jobs([child, parent, other], max_parallel=3, gpus=0, on_tick=on_tick)
+    assert seen[-2:] == [{"parent", "other"}, {"parent", "other", "child"}]
+
+
+def test_what_comes_after_a_failed_job_is_not_begun_and_the_rest_is(job):
+    bad, good = job("bad"), job("good")
+    child = Job("child", "toy_worker", bad.folder.parent / "child", after="bad")
+    grandchild = Job("grandchild", "toy_worker", bad.folder.parent / "grandchild", after="child")
+    said = r"bad failed .*; child was not begun, for bad failed; grandchild was not begun, for child failed"
+    with pytest.raises(LaunchError, match=said):
+        run_jobs([bad, child, grandchild, good], max_parallel=1, gpus=0)
+    assert (good.folder / "rank0").exists() and not child.folder.exists()

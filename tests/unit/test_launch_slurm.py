@@ -27,6 +27,7 @@ def test_ranks_find_each_other_by_what_srun_says():
         "SLURM_PROCID": "5",
         "SLURM_LOCALID": "1",
         "SLURM_NTASKS": "8",
+        "SLURM_NNODES": "2",
         "SLURM_JOB_NODELIST": "n[2-3]",
         "SLURM_JOB_ID": "40077",
     }
@@ -34,6 +35,7 @@ def test_ranks_find_each_other_by_what_srun_says():
         "RANK": "5",
         "LOCAL_RANK": "1",
         "WORLD_SIZE": "8",
+        "LOCAL_WORLD_SIZE": "4",
         "MASTER_ADDR": "n2",
         "MASTER_PORT": "20077",
     }

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from xelm_nemo.errors import ConfigError, LaunchError, RunFolderError
 from xelm_nemo.launch.slurm import Queued
 from xelm_nemo.launch.state import End, State, write_state
 from xelm_nemo.stages import follow, pipeline, submit, verbs
+from xelm_nemo.stages.batch import make_verb
 from xelm_nemo.stages.claim import claim
 from xelm_nemo.stages.follow import Followed, fate
 from xelm_nemo.stages.jobs import expert_job, round_jobs
@@ -68,6 +70,20 @@ def test_whole_run_is_one_graph(run, sent):
     assert records["expert2"]["job"] == "44_3"
 
 
+def test_dry_run_shows_every_script_and_touches_nothing(tmp_path, capsys):
+    words = ["+experiment=udhr", "launch=slurm", "launch.slurm.partition=gpu", "dry_run=true"]
+    pipeline.main("train", [*words, f"output={tmp_path / 'run'}"])
+    shown = capsys.readouterr().out
+    names = ["cluster", "shard", "branch", "experts", "train"]
+    assert re.findall(r"--job-name=run-(\w+)", shown) == names
+    assert re.findall(r"--dependency=(\w+):run-(\w+)\b", shown) == [
+        *(("afterok", name) for name in names[:3]),
+        ("afterany", "experts"),
+    ]
+    assert shown.count("#SBATCH --partition=gpu") == shown.count("--kill-on-bad-exit=1") == len(names)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_verb_before_training_submits_what_it_needs_and_no_more(run, sent):
     submit_all(run, "shard")
     assert [name for name, *_ in sent] == ["cluster", "shard"]
@@ -117,6 +133,20 @@ def test_jobs_are_written_where_their_workers_read_them(ready, sent):
     submit_all(ready)
     written = json.loads((ready.experts / "expert0/job.json").read_text())
     assert written["name"] == "expert0" and written["stop_signals"] == ["USR2"]
+
+
+@pytest.mark.parametrize("has_tokens", [True, False])
+def test_branch_writes_the_jobs_of_an_imported_seed_model_where_there_are_tokens(
+    tmp_path, monkeypatch, has_tokens
+):
+    """`branch` alone converts a model; in a graph of jobs it is the last stage before the experts."""
+    monkeypatch.setattr("xelm_nemo.stages.stage.Stage.is_current", lambda stage, run: True)
+    run = Run(settled(compose(["+experiment=xelm4", f"output={tmp_path / 'run'}"])))
+    if has_tokens:
+        with artifacts.build(run.tokens, Recipe("tokens", {})):
+            pass
+    make_verb(run, "branch")
+    assert (run.experts / "expert3/job.json").is_file() is has_tokens
 
 
 def test_model_that_says_it_lives_is_not_started_twice_when_slurm_is_down(ready, sent):
@@ -326,6 +356,18 @@ def test_job_that_slurm_put_back_and_holds_is_let_go(tmp_path, monkeypatch):
     monkeypatch.setattr(follow.slurm, "release", release)
     follow.follow([Followed("expert3", "41_3", tmp_path)])
     assert set(released) == {"41_3"}
+
+
+def test_jobs_that_failed_are_named_in_one_line_with_what_they_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(follow.slurm, "queue", dict)
+    for name, end in {
+        "expert1": End("failed", 2, "mend x.", again=False),
+        "expert2": End("finished", 0),
+    }.items():
+        (tmp_path / name).mkdir()
+        write_state(tmp_path / name, fresh(state(end, job=name)))
+    with pytest.raises(LaunchError, match=r"^expert1: mend x\. The others have ended; "):
+        follow.follow([Followed(name, name, tmp_path / name) for name in ("expert1", "expert2")])
 
 
 def test_what_is_made_counts_for_more_than_what_is_said(followed):

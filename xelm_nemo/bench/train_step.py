@@ -46,16 +46,20 @@ def measure(setting: Setting, name: str, steps: int) -> Row:
     """One provider's row; all ranks of the world call it."""
     found = PROVIDERS[name](setting, WARM_UPS + steps)
     row = _row(setting, statistics.median(found["seconds"][WARM_UPS:]))
+    row |= {"graphed": found["graphed"]} if "graphed" in found else {}
     return row | {"losses": found["losses"][:WARM_UPS], "peak_gib": found["peak_gib"]}
 
 
-def _steps(make: Callable[[Setting, torch.Tensor], Step], setting: Setting, steps: int) -> dict[str, Any]:
+def _steps(
+    make: Callable[[Setting, torch.Tensor], Step], setting: Setting, steps: int, *, graphed: bool = False
+) -> dict[str, Any]:
     """`seconds` and `losses` of a provider's first steps, and `peak_gib`, None without a GPU."""
     layout = setting.layout
     with (
         parallel.model_parallel(
             tensor_model_parallel_size=layout.tensor_model_parallel_size,
             pipeline_model_parallel_size=layout.pipeline_model_parallel_size,
+            graphed=graphed,
         ) as place,
         own_stream(),
     ):
@@ -112,11 +116,15 @@ def our_model(setting: Setting, *, overlap_param_gather: bool = True) -> tuple[D
     return core, model, make_optimizer(OptimConfig(), model)
 
 
-def _ours(setting: Setting, tokens: torch.Tensor, *, graphed: bool = True) -> Step:
-    """The training step of the experts, as a CUDA graph where it can be."""
-    stages = setting.layout.pipeline_model_parallel_size
-    reason = why_no_graph(document_mask=False, seq_length=setting.seq_length, pipeline_stages=stages)
-    graphed = graphed and reason is None
+def _our_steps(setting: Setting, steps: int, *, eager: bool = False) -> dict[str, Any]:
+    """The experts' steps, as CUDA graphs where they can be."""
+    graphed = not eager and why_no_graph(setting.layout, seq_length=setting.seq_length) is None
+    found = _steps(partial(_ours, graphed=graphed), setting, steps, graphed=graphed)
+    return found | {"graphed": graphed}
+
+
+def _ours(setting: Setting, tokens: torch.Tensor, *, graphed: bool) -> Step:
+    """The training step of the experts."""
     _, model, optimizer = our_model(setting, overlap_param_gather=not graphed)
     graph = StepGraph(partial(forward_backward, model, setting.num_micro_batches)) if graphed else None
     batch = as_batch(tokens)
@@ -153,8 +161,8 @@ PROVIDERS: dict[str, Callable[[Setting, int], dict[str, Any]]] = {
     "stock": partial(_steps, _stock),
     "stock_balanced": partial(_steps, partial(_stock, balanced=True)),
     "hugging_face": partial(_steps, _hugging_face),
-    "ours": partial(_steps, _ours),
-    "ours_eager": partial(_steps, partial(_ours, graphed=False)),
+    "ours": _our_steps,
+    "ours_eager": partial(_our_steps, eager=True),
     "nemo": nemo_steps,
 }
 

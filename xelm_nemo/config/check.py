@@ -2,6 +2,7 @@
 
 import math
 
+from xelm_nemo.config.rounds import rounds_problems
 from xelm_nemo.config.schema import RunConfig
 from xelm_nemo.config.values import choice_problems, number_problems
 from xelm_nemo.errors import ConfigError
@@ -30,17 +31,21 @@ def check(config: RunConfig) -> None:
         ConfigError: every problem, each with the value found and what would do.
     """
     # Numbers out of their range end it: the other checks divide by them.
-    problems = number_problems(config) or [
-        *_corpus(config),
-        *_seed_model(config),
-        *_clusters(config),
-        *_batches(config),
-        *_best(config),
-        *_nodes(config),
-        *(_sizes(config) if config.seed_model.source == "random" else []),
-        *rule_problems(config.evaluation, can_route=config.clustering.method == "tfidf"),
-        *task_problems(config.tasks, config.evaluation),
-    ]
+    problems = (
+        number_problems(config)
+        or rounds_problems(config)
+        or [
+            *_corpus(config),
+            *([] if config.rounds.kind == "adapt" else _seed_model(config)),
+            *_clusters(config),
+            *_batches(config),
+            *_best(config),
+            *_nodes(config),
+            *(_sizes(config) if _has_own_sizes(config) else []),
+            *rule_problems(config.evaluation, can_route=config.clustering.method == "tfidf"),
+            *task_problems(config.tasks, config.evaluation),
+        ]
+    )
     _refuse([*problems, *choice_problems(config)])
 
 
@@ -51,6 +56,10 @@ def check_sizes(config: RunConfig) -> None:
         ConfigError: as `check`.
     """
     _refuse(_sizes(config))
+
+
+def _has_own_sizes(config: RunConfig) -> bool:
+    return config.seed_model.source == "random" and config.rounds.kind != "adapt"
 
 
 def _refuse(problems: list[str]) -> None:
@@ -115,43 +124,53 @@ def _clusters(config: RunConfig) -> list[str]:
         problems.append(
             f"clustering.remap={remap!r} is of no use; write it from=to, and set clustering.assignment"
         )
-    outside = [cluster for cluster in chosen if not 0 <= cluster < clusters]
+    own = config.own_clusters
+    outside = [cluster for cluster in chosen if cluster not in own]
     unknown = [k for k in config.evaluation.clusters or [] if not 0 <= k < clusters]
     if unknown:
         problems.append(f"evaluation.clusters={unknown} are not among clusters 0..{clusters - 1}")
     if outside:
-        problems.append(f"training.train_clusters={outside} are not among clusters 0..{clusters - 1}")
+        problems.append(f"training.train_clusters={outside} are not among clusters {own[0]}..{own[-1]}")
     if len(set(chosen)) < len(chosen):
         problems.append(f"training.train_clusters={chosen} has a cluster twice; name each once")
     return problems
 
 
 def _batches(config: RunConfig) -> list[str]:
-    training, clusters = config.training, config.clustering.num_clusters
-    ranks = config.parallel.data_parallel_size
+    training, ranks = config.training, config.parallel.data_parallel_size
     step, micro = training.global_batch_size, training.micro_batch_size * ranks
-    problems = []
-    if step % clusters or (step // clusters) % micro:
-        unit = clusters * micro
+    problems, unit = [], math.lcm(*config.round_sizes) * micro
+    if step % unit:
         fitting = max(1, round(step / unit)) * unit
         problems.append(
-            f"training.global_batch_size={step} does not divide into clustering.num_clusters={clusters} "
-            f"experts x training.micro_batch_size={training.micro_batch_size} x "
+            f"training.global_batch_size={step} does not divide into {_experts(config)} "
+            f"x training.micro_batch_size={training.micro_batch_size} x "
             f"parallel.data_parallel_size={ranks}; use a multiple of {unit}, such as {fitting}"
         )
+    all_iters = sum(config.round_iters)
     baselines: dict[str, tuple[DenseConfig | UpcycleConfig, int]] = {
         "dense": (config.dense, config.dense_batch_size),
         "upcycle": (config.upcycle, config.upcycle_batch_size),
     }
     for name, (baseline, size) in baselines.items():
         iterations = baseline.train_iters
-        uneven = iterations and ((step * training.train_iters) % iterations or size % micro)
+        uneven = iterations and ((step * all_iters) % iterations or size % micro)
         if baseline.enabled and uneven:
             problems.append(
                 f"{name}.train_iters={iterations} does not give whole micro-batches for as many tokens as "
-                f"the experts see ({step} x {training.train_iters} sequences)"
+                f"the experts see ({step} x {all_iters} sequences)"
             )
     return problems
+
+
+def _experts(config: RunConfig) -> str:
+    """How many experts share a step, in the words of the settings that say so."""
+    sizes = config.round_sizes
+    if config.rounds.kind == "hmr":
+        return f"rounds of {sizes} experts"
+    if config.rounds.kind == "adapt":
+        return f"rounds.languages={config.rounds.languages}, {sizes[0]} experts,"
+    return f"clustering.num_clusters={sizes[0]} experts"
 
 
 def _best(config: RunConfig) -> list[str]:

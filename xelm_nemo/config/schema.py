@@ -12,6 +12,7 @@ from xelm_nemo.expert.config import CheckpointConfig, DenseConfig, OptimConfig, 
 from xelm_nemo.launch.config import LaunchConfig
 from xelm_nemo.merge.config import UpcycleConfig
 from xelm_nemo.model.config import ModelConfig, ParallelConfig, PrecisionConfig, SparseConfig
+from xelm_nemo.rounds.config import RoundsConfig
 from xelm_nemo.router.config import RouterConfig
 
 # Sections and keys that may differ when a run folder is taken up again: they change where and how
@@ -27,6 +28,7 @@ FREE_KEYS = (
     "evaluation",
     "tasks",
     "router",
+    "rounds.base",  # a place; what is taken from there counts
     "corpus.test_split",
     "corpus.on_bad_line",  # a corpus that was read without an error has nothing to skip
     "dense.enabled",
@@ -40,6 +42,7 @@ FREE_KEYS = (
     "training.eval_interval",
     "training.eval_sequences",
     "training.profile_iters",
+    "training.wandb_project",
 )
 
 
@@ -55,6 +58,7 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
     seed_model: SeedModelConfig = field(default_factory=SeedModelConfig)
+    rounds: RoundsConfig = field(default_factory=RoundsConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -80,23 +84,54 @@ class RunConfig:
         return self.training.seq_length or self.model.max_position_embeddings
 
     @property
+    def round_sizes(self) -> list[int]:
+        """How many experts each round trains."""
+        rounds, clusters = self.rounds, self.clustering.num_clusters
+        if rounds.kind == "adapt":
+            return [len(rounds.languages or [])]
+        if rounds.kind == "hmr":
+            return rounds.experts or [2**n for n in range(clusters.bit_length())]
+        return [clusters]
+
+    @property
+    def round_iters(self) -> list[int]:
+        """How many iterations each round trains for."""
+        return self.rounds.train_iters or [self.training.train_iters] * len(self.round_sizes)
+
+    def batch_size(self, number: int) -> int:
+        """Sequences of one expert's step in a round: its share of a step of all experts."""
+        return self.training.global_batch_size // self.round_sizes[number]
+
+    @property
     def expert_batch_size(self) -> int:
-        """Sequences of one expert's step: its share of a step of all experts."""
-        return self.training.global_batch_size // self.clustering.num_clusters
+        """Sequences of one expert's step in the last round."""
+        return self.batch_size(-1)
+
+    @property
+    def dense_iters(self) -> int:
+        """Iterations of the dense baseline."""
+        return self.dense.train_iters or sum(self.round_iters)
 
     @property
     def dense_batch_size(self) -> int:
         """Sequences of the dense baseline's step, such that its tokens equal those of all experts."""
-        return self._baseline_batch_size(self.dense.train_iters)
+        return self.training.global_batch_size * sum(self.round_iters) // self.dense_iters
+
+    @property
+    def upcycle_iters(self) -> int:
+        """Iterations of the upcycled model."""
+        return self.upcycle.train_iters or sum(self.round_iters)
 
     @property
     def upcycle_batch_size(self) -> int:
         """Sequences of the upcycled model's step, such that its tokens equal those of all experts."""
-        return self._baseline_batch_size(self.upcycle.train_iters)
+        return self.training.global_batch_size * sum(self.round_iters) // self.upcycle_iters
 
-    def _baseline_batch_size(self, train_iters: int | None) -> int:
-        iterations = train_iters or self.training.train_iters
-        return self.expert_batch_size * self.clustering.num_clusters * self.training.train_iters // iterations
+    @property
+    def own_clusters(self) -> list[int]:
+        """The clusters whose experts the run trains itself: all, or those that it adds to a finished set."""
+        clusters = self.clustering.num_clusters
+        return list(range(clusters - self.round_sizes[-1], clusters))
 
     @property
     def upcycled_shape(self) -> SparseConfig:
@@ -108,7 +143,7 @@ class RunConfig:
     def train_clusters(self) -> list[int]:
         """The experts to train now."""
         chosen = self.training.train_clusters
-        return list(range(self.clustering.num_clusters)) if chosen is None else chosen
+        return self.own_clusters if chosen is None else chosen
 
 
 @dataclass(frozen=True)

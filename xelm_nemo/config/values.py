@@ -1,5 +1,6 @@
 """What one setting may be, whatever the others are: numbers in their range, words from their list."""
 
+import importlib.util
 import math
 from collections.abc import Callable, Iterable
 from operator import attrgetter
@@ -10,6 +11,7 @@ from xelm_nemo.evaluation.config import TASK_MIXINGS
 from xelm_nemo.launch.config import STOP_SIGNALS
 from xelm_nemo.merge.config import GATE_STARTS
 from xelm_nemo.model.config import ACTIVATIONS, ARCHITECTURES
+from xelm_nemo.rounds.config import KINDS
 
 FINISHING_STAGES = ("evaluate", "export")
 
@@ -99,6 +101,7 @@ CHOICES = {
     "precision.params_dtype": ("auto", "fp32", "bf16"),
     "precision.fp8.recipe": (None, "delayed", "tensorwise", "blockwise"),
     "parallel.recompute_granularity": (None, "selective", "full"),
+    "rounds.kind": KINDS,
     "seed_model.source": ("hf", "metaseq", "nemo", "model", "random"),
     "upcycle.gate_init": GATE_STARTS,
     "evaluation.task_mixing": TASK_MIXINGS,
@@ -151,6 +154,12 @@ def choice_problems(config: RunConfig) -> list[str]:
         problems.append(
             f"training.profile_iters={traced} has {outside}, which are no iterations of this training; "
             f"use some of 1 to {last}"
+        )
+    project = config.training.wandb_project
+    if project is not None and importlib.util.find_spec("wandb") is None:
+        problems.append(
+            f"training.wandb_project={project!r} wants the package wandb, which is not installed; "
+            "pip install 'xelm_nemo[wandb]', or leave it out"
         )
     return problems
 

@@ -43,11 +43,12 @@ class TrainingConfig:
     log_interval: int = 10  # iterations a line of log
     save_interval: int = 100  # iterations a checkpoint
     eval_interval: int = 100  # iterations a validation
-    cuda_graphs: bool = True  # where they can be: the CPU launches forward and backward of a step at once
+    cuda_graphs: bool = True  # run forward and backward as one CUDA graph, where that is possible
     deterministic: bool = False  # the same bits in every run on a GPU too; attention's backward is slower
     skip_bad_steps: int = 0  # steps in a row whose gradient is no number that are left out; one more stops
     eval_sequences: int = 64  # sequences a validation reads at most
     profile_iters: list[int] | None = None  # iterations that torch's profiler traces, the first is 1
+    wandb_project: str | None = None  # on Weights & Biases, with a run for each model
 
 
 @dataclass(frozen=True)

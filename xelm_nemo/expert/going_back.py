@@ -10,6 +10,7 @@ from xelm_nemo import artifacts
 from xelm_nemo.checkpoint.iterations import iteration_folder, iteration_folders
 from xelm_nemo.errors import ConfigError
 from xelm_nemo.expert.job import CHECKPOINTS, TrainJob
+from xelm_nemo.expert.wandb_run import WANDB
 from xelm_nemo.files import read_json, remove, write_json
 
 _LATER = "after"
@@ -40,6 +41,7 @@ def go_back(job: TrainJob) -> None:
         aside.mkdir(exist_ok=True)
         remove(aside / there[iteration].name)
         there[iteration].rename(aside / there[iteration].name)
+    remove(Path(job.folder) / WANDB)  # what it was told of later iterations may come out otherwise now
     write_json(done, wanted)
 
 

@@ -4,6 +4,7 @@ Where the GPU is done with a kernel before the CPU has launched the next one, as
 tensor parallelism, this is what a step waits for. The bits are those of steps without a graph.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,22 +12,36 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xelm_nemo import device
-from xelm_nemo.errors import TrainingError
+from xelm_nemo import device, parallel
+from xelm_nemo.errors import ConfigError
 from xelm_nemo.expert.data import Batch
+from xelm_nemo.model.config import ParallelConfig
 
+log = logging.getLogger(__name__)
+
+RECORDED = "steps are run as a CUDA graph from now on"
 WARM_UPS = 3  # steps that compile kernels, connect ranks and settle FP8's lists
 _SEQ_MULTIPLE = 128  # what cuDNN's attention reads at a time in backward, if need be past the last position
 
 
-def why_no_graph(*, document_mask: bool, seq_length: int, pipeline_stages: int) -> str | None:
+def why_no_graph(
+    layout: ParallelConfig, *, seq_length: int, document_mask: bool = False, is_sparse: bool = False
+) -> str | None:
     """What keeps steps of such sequences from being a CUDA graph here; None if nothing does."""
     if not device.has_cuda():
         return "there is no GPU"
+    if is_sparse:
+        return "moe_experts take other numbers of tokens in every step"
     if document_mask:
         return "with training.document_mask=true attention differs from step to step"
-    if pipeline_stages > 1:
+    if layout.pipeline_model_parallel_size > 1:
         return "stages of a pipeline hand over to each other in every step"
+    if layout.recompute_granularity is not None:
+        return (
+            "parallel.recompute_granularity makes activations again, with dropout that a graph cannot repeat"
+        )
+    if layout.data_parallel_size > 1 and parallel.spans_machines():
+        return "data-parallel ranks of several machines exchange weights while forward computes"
     if seq_length % _SEQ_MULTIPLE:
         return (
             f"training.seq_length={seq_length} is no multiple of {_SEQ_MULTIPLE}, so that backward of "
@@ -78,6 +93,8 @@ class StepGraph:
 
     def end(self) -> None:
         """Let the recording go; NCCL waits for it before it leaves a group whose exchanges are in it."""
+        if self._graph is not None:
+            self._graph.reset()  # an error on its way may hold the object itself
         self._graph = None
 
     def _record(self, batches: Iterator[Batch]) -> None:
@@ -87,6 +104,7 @@ class StepGraph:
         self._graph = torch.cuda.CUDAGraph()
         for generator in get_all_rng_states().values():
             self._graph.register_generator_state(generator)
+        log.info(RECORDED)
         # Other threads of ours read data and save meanwhile, which a stricter mode forbids them.
         stream = torch.cuda.current_stream()
         try:
@@ -94,7 +112,7 @@ class StepGraph:
                 self._loss = self._run(iter(self._inputs))
         except RuntimeError as error:  # CUDA's state is that of the recording, so nothing can go on
             found = " ".join(str(error).split())[:200]
-            raise TrainingError(
+            raise ConfigError(
                 f"a step cannot be recorded as a CUDA graph ({found}); start the same command with "
                 "training.cuda_graphs=false, it goes on from the last checkpoint."
             ) from error

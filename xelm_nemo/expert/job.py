@@ -28,6 +28,7 @@ _NOT_IDENTITY = {
     *("folder", "init", "tokens", "tokenizer", "parallel", "threads", "deterministic", "cuda_graphs"),
     *("log_interval", "save_interval", "eval_interval", "eval_sequences", "stop_signals", "step_timeout"),
     *("keep_last", "keep_best", "keep_optimizer", "resume_at", "skip_bad_steps", "profile_iters"),
+    "wandb_project",
 }
 
 
@@ -64,6 +65,7 @@ class TrainJob:
     deterministic: bool = False
     cuda_graphs: bool = True
     profile_iters: Sequence[int] = ()  # that have a trace
+    wandb_project: str | None = None
     threads: int = 1
     step_timeout: float = 1800.0  # seconds
     stop_signals: Sequence[str] = signals.DEFAULT  # save and end on these, to go on when started again

@@ -65,7 +65,7 @@ def train(job: TrainJob, watch: Watch = Watch()) -> None:
         TrainingError: the gradient or the loss is no longer finite; the last checkpoint stays.
         Stopped: a rank was asked to stop; the step it was in is finished and saved.
     """
-    sizes = job.parallel
+    sizes, graphed = job.parallel, job.cuda_graphs and _can_graph(job)
     with (
         parallel.model_parallel(
             tensor_model_parallel_size=sizes.tensor_model_parallel_size,
@@ -74,17 +74,28 @@ def train(job: TrainJob, watch: Watch = Watch()) -> None:
             seed=job.seed,
             threads=job.threads,
             deterministic=job.deterministic,
+            graphed=graphed,
             timeout_seconds=2 * job.step_timeout,  # the watchdog says more
         ) as layout,
         own_stream(),
     ):
-        Trainer(job, layout, watch).run()
+        Trainer(job, layout, watch, graphed=graphed).run()
+
+
+def _can_graph(job: TrainJob) -> bool:
+    is_sparse = isinstance(job.shape, SparseConfig)
+    reason = why_no_graph(
+        job.parallel, seq_length=job.seq_length, document_mask=job.document_mask, is_sparse=is_sparse
+    )
+    if reason and device.has_cuda():
+        log.info("%s: steps are not run as CUDA graphs: %s", job.name, reason)
+    return reason is None
 
 
 class Trainer:
     """The state of one run: model, optimizer, data, and how far it has come."""
 
-    def __init__(self, job: TrainJob, layout: Layout, watch: Watch) -> None:
+    def __init__(self, job: TrainJob, layout: Layout, watch: Watch, *, graphed: bool) -> None:
         """Build the model and take up the newest checkpoint."""
         folder = Path(job.folder)
         self.job, self.layout, self.watch = job, layout, watch
@@ -96,7 +107,6 @@ class Trainer:
             report_memory(job)
         numbers: dict[str, Any] = {"dtype": DTYPES[job.dtype], "fp8": job.fp8}
         self.core = store.load_model(Path(job.init), job.parallel, shape=job.shape, **numbers)
-        graphed = job.cuda_graphs and self._can_graph()
         self.model = wrap(self.core, overlap_param_gather=not graphed)
         self.optimizer = make_optimizer(job.optim, self.model)
         self.batches = Batches(job, layout)
@@ -123,6 +133,14 @@ class Trainer:
         if self.iteration == 0 and job.fp8.recipe == "delayed":
             seed_dropout(job.seed, 0, self.layout)
             find_scales(self.model, self.batches.train(0))
+        self._iterate_to_end()
+        self.agreement.settle()
+        self.traces.end()
+        self.checkpoints.end()
+        self._save_model()
+
+    def _iterate_to_end(self) -> None:
+        job = self.job
         self.watch.at_step(self.iteration)
         watchdog = Watchdog(job.name, job.step_timeout)
         gc.collect()
@@ -138,14 +156,10 @@ class Trainer:
             self.checkpoints.abandon(error)
             raise
         finally:
-            if self.graph is not None:
-                self.graph.end()
             watchdog.end()
             gc.unfreeze()
-        self.agreement.settle()
-        self.traces.end()
-        self.checkpoints.end()
-        self._save_model()
+            if self.graph is not None:
+                self.graph.end()
 
     def _iterate(self) -> None:
         job = self.job
@@ -229,18 +243,6 @@ class Trainer:
                 f"training.skip_bad_steps; the step's tokens are in {path}."
             )
         log.warning("%s; the step is left out, its tokens are in %s", what, path)
-
-    def _can_graph(self) -> bool:
-        job = self.job
-        stages = job.parallel.pipeline_model_parallel_size
-        reason: str | None = "moe_experts take other numbers of tokens in every step"
-        if not isinstance(job.shape, SparseConfig):
-            reason = why_no_graph(
-                document_mask=job.document_mask, seq_length=job.seq_length, pipeline_stages=stages
-            )
-        if reason and device.has_cuda():
-            log.info("%s: steps are not run as CUDA graphs: %s", job.name, reason)
-        return reason is None
 
     def _due(self, interval: int) -> bool:
         return self.iteration % interval == 0 or self.iteration == self.job.train_iters

@@ -8,9 +8,17 @@ from pathlib import Path
 from xelm_nemo import device
 from xelm_nemo.checkpoint.facts import load_facts
 from xelm_nemo.errors import ConfigError
+from xelm_nemo.expert.graph import why_no_graph
 from xelm_nemo.expert.job import TrainJob
-from xelm_nemo.model.config import ParallelConfig, PrecisionConfig, fp8_problems, layout_problems
+from xelm_nemo.model.config import (
+    ParallelConfig,
+    PrecisionConfig,
+    SparseConfig,
+    fp8_problems,
+    layout_problems,
+)
 from xelm_nemo.model.memory import MARGIN, RESERVED_BYTES, Parts, StepSizes, peak_parts
+from xelm_nemo.model.sparse import sparse_problems
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +105,7 @@ def _misfits(job: TrainJob, micro_batch_size: int, layout: ParallelConfig) -> li
     """Why the job's model cannot be divided so."""
     precision, tokens = PrecisionConfig(job.dtype, job.fp8), micro_batch_size * job.seq_length
     problems = layout_problems(job.shape, layout) + fp8_problems(job.shape, layout, precision, tokens)
+    problems += sparse_problems(job.shape, layout)
     if layout.sequence_parallel and job.seq_length % layout.tensor_model_parallel_size:
         problems.append("the sequence does not divide")
     return problems
@@ -122,4 +131,10 @@ def _parts(job: TrainJob, vocab_size: int) -> Parts:
         micro_batch_size=job.micro_batch_size,
         num_micro_batches=job.global_batch_size // batch,
     )
-    return peak_parts(sizes)
+    parts = peak_parts(sizes)
+    is_sparse = isinstance(job.shape, SparseConfig)
+    graphed = job.cuda_graphs and not why_no_graph(
+        job.parallel, seq_length=job.seq_length, document_mask=job.document_mask, is_sparse=is_sparse
+    )
+    # The memory that a graph is recorded in is its own, so a validation's logits lie beside it.
+    return parts | {"validation": parts["head"]} if graphed and "head" in parts else parts

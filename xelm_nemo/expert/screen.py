@@ -1,4 +1,4 @@
-"""What a training run shows: a line of log, `metrics.jsonl`, and TensorBoard."""
+"""What a training run shows: a line of log, `metrics.jsonl`, TensorBoard, and W&B where it is wanted."""
 
 import logging
 import math
@@ -11,6 +11,7 @@ from torch.utils.tensorboard import SummaryWriter
 from xelm_nemo.expert.config import learning_rate
 from xelm_nemo.expert.job import TrainJob
 from xelm_nemo.expert.spikes import Spikes
+from xelm_nemo.expert.wandb_run import WandbRun
 from xelm_nemo.log import METRICS, Metrics
 from xelm_nemo.model.flops import own_peak, training_flops
 
@@ -26,6 +27,7 @@ class Screen:
         self._job = job
         self._metrics = Metrics(folder / METRICS, resume_at=resume_at)
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_at + 1, flush_secs=10)
+        self._wandb = WandbRun(job) if job.wandb_project else None
         self._spikes = Spikes()
         self._flops, peak = training_flops(job.shape, vocab_size, job.seq_length), own_peak()
         self._peak = peak and peak * job.parallel.num_ranks
@@ -51,6 +53,8 @@ class Screen:
         for name, value in line.items():
             if name != "iteration":
                 self._board.add_scalar(name, value, iteration)
+        if self._wandb is not None:
+            self._wandb.show(line)
         log.info("%s", _sentence(self._job, line))
 
     def _pace(self, iteration: int, waited: float) -> dict[str, float]:

@@ -79,7 +79,7 @@ def seed_dropout(seed: int, iteration: int, layout: Layout) -> None:
     tracker = get_cuda_rng_tracker()
     generators = tracker.get_states()
     model_parallel_cuda_manual_seed(int(entropy.generate_state(1)[0]) >> 2)
-    if device.has_cuda():  # a CUDA graph knows the old ones, so they take over the new ones' seeds
+    if tracker.use_cudagraphable_rng:  # a graph knows the old generators, so they take over the new seeds
         for name, new in tracker.get_states().items():
             generators[name].manual_seed(new.initial_seed())
         tracker.set_states(generators)

@@ -9,6 +9,7 @@ from xelm_nemo import artifacts, lock
 from xelm_nemo.errors import Stopped
 from xelm_nemo.expert.going_back import forget_later, go_back
 from xelm_nemo.expert.job import BEST, CHECKPOINTS, TrainJob
+from xelm_nemo.expert.wandb_run import WANDB
 from xelm_nemo.files import fingerprint, read_json, remove, write_json
 from xelm_nemo.launch import slurm
 from xelm_nemo.launch.signals import StopRequest
@@ -59,6 +60,6 @@ def drop_stale(job: TrainJob) -> None:
     """Delete checkpoints that another recipe made, for they cannot be gone on from."""
     folder, stamp = Path(job.folder), job.recipe().stamp()
     if (folder / STAMP).is_file() and fingerprint(read_json(folder / STAMP)) != fingerprint(stamp):
-        for stale in (CHECKPOINTS, BEST, METRICS, "tensorboard"):
+        for stale in (CHECKPOINTS, BEST, METRICS, "tensorboard", WANDB):
             remove(folder / stale)
     write_json(folder / STAMP, stamp, only_if_changed=True)

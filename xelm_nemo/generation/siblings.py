@@ -54,6 +54,8 @@ def open_expert(folder: Path, **kwargs: Any) -> Any:
     try:
         return AutoModelForCausalLM.from_pretrained(folder, **kwargs | {"trust_remote_code": False})
     except (OSError, SafetensorError, RuntimeError) as error:
+        if "allocate" in str(error):  # CUDA's and the CPU's: the folder is not to blame
+            raise
         raise ArtifactError(
             f"{folder} holds no model that can be read ({first_line(error)}); export it again."
         ) from error

@@ -27,6 +27,7 @@ class Job:
         folder: where its log and its state are.
         num_ranks: processes that work together.
         arguments: of the module; empty: the folder.
+        after: the name of the job that has to finish first, if it is run along with this one.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Job:
     folder: Path
     num_ranks: int = 1
     arguments: tuple[str, ...] = ()
+    after: str | None = None
 
     @property
     def words(self) -> list[str]:

@@ -62,7 +62,7 @@ def run_jobs(
     on_tick: Callable[[], None] = lambda: None,
     stop_signals: Sequence[str] = signals.DEFAULT,
 ) -> None:
-    """Run all jobs, in order, `max_parallel` at once; a failed one does not stop the others.
+    """Run all jobs, in order, `max_parallel` at once; a failed one stops only those that come after it.
 
     A job that a signal stopped, and that saved itself, is started again. When the signal comes to this
     process, it goes to all jobs, and none is started any more.
@@ -78,14 +78,15 @@ def run_jobs(
         LaunchError: names the jobs that failed and the last lines of their logs.
         Stopped: a signal came; what ran has been saved.
     """
-    waiting, running, failed, told = list(jobs), list[_Running](), list[str](), False
+    waiting, running, failed, told = list(jobs), list[_Running](), dict[str, str](), False
     try:
         with signals.caught(stop_signals) as stop:
             while (waiting and not stop) or running:
                 free = sorted(set(range(max_parallel)) - {r.slot for r in running})
-                while waiting and free and not stop:
+                while free and not stop and (job := _next(waiting, running, failed)):
+                    waiting.remove(job)
                     with signals.blocked(stop_signals):  # the worker unblocks them when it can take them
-                        running.append(_start(waiting.pop(0), free.pop(0), gpus))
+                        running.append(_start(job, free.pop(0), gpus))
                 if stop.signal and not told:
                     told = True
                     for one in running:
@@ -94,14 +95,14 @@ def run_jobs(
                 for one in [one for one in running if one.exit_code() is not None]:
                     running.remove(one)
                     problem = _finish(one)
-                    failed += [problem] if problem else []
+                    failed |= {one.job.name: problem} if problem else {}
                     waiting += [one.job] if one.exit_code() == AGAIN else []
                 on_tick()
     finally:
         for one in running:
             one.stop()
     if failed:
-        raise LaunchError("; ".join(failed))
+        raise LaunchError("; ".join(failed.values()))
     if waiting:
         raise Stopped(f"stopped by {stop.signal}; what ran is saved, and the same command goes on")
 
@@ -125,6 +126,16 @@ def die_with(parent: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before the call
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _next(waiting: list[Job], running: list[_Running], failed: dict[str, str]) -> Job | None:
+    """The first job that need not wait for another; those that wait for one that failed have failed too."""
+    for job in list(waiting):
+        if job.after in failed:
+            waiting.remove(job)
+            failed[job.name] = f"{job.name} was not begun, for {job.after} failed"
+    under_way = {job.name for job in [*waiting, *(one.job for one in running)]}
+    return next((job for job in waiting if job.after not in under_way), None)
 
 
 def _start(job: Job, slot: int, gpus: int) -> _Running:

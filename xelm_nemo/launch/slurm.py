@@ -60,10 +60,12 @@ def rank_environment(slurm: "os._Environ[str] | dict[str, str]") -> dict[str, st
     """
     local, devices = int(slurm.get("SLURM_LOCALID", 0)), slurm.get("CUDA_VISIBLE_DEVICES", "")
     num_devices = len(devices.split(",")) if devices else 0
+    tasks = int(slurm.get("SLURM_NTASKS", 1))
     return {
         "RANK": slurm.get("SLURM_PROCID", "0"),
         "LOCAL_RANK": str(local % num_devices if num_devices else local),
-        "WORLD_SIZE": slurm.get("SLURM_NTASKS", "1"),
+        "WORLD_SIZE": str(tasks),
+        "LOCAL_WORLD_SIZE": str(tasks // int(slurm.get("SLURM_NNODES", 1))),
         "MASTER_ADDR": first_host(slurm.get("SLURM_JOB_NODELIST", "127.0.0.1")),
         "MASTER_PORT": str(_PORTS[int(slurm.get("SLURM_JOB_ID", 0)) % len(_PORTS)]),
     }

@@ -8,7 +8,7 @@ GATE_STARTS = ("normal", "uniform")
 
 @dataclass(frozen=True)
 class UpcycleConfig:
-    """One sparse model from the seed model, on all clusters and as many tokens as all experts together.
+    """One sparse model from the seed model, on all clusters and the tokens of all experts of all rounds.
 
     Defaults are c-BTM's baseline, but for the gates' first weights; names are Megatron's where it has one.
     """
@@ -20,7 +20,7 @@ class UpcycleConfig:
     moe_expert_capacity_factor: float | None = 1.0  # of an even share; None: no token is left out
     moe_aux_loss_coeff: float = 0.01  # of the loss that draws gates towards equal use
     gate_init: str = "normal"  # small, as other weights; "uniform": from 0 to 1, as c-BTM has it
-    train_iters: int | None = None  # None: as the experts
+    train_iters: int | None = None  # None: as the experts, of all rounds
     lr: float | None = None  # None: as the experts
 
     @property

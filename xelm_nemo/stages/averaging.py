@@ -11,7 +11,7 @@ from xelm_nemo.merge.average import average_models, language_weights
 from xelm_nemo.merge.config import UpcycleConfig
 from xelm_nemo.merge.upcycle import GateStart, upcycle_models
 from xelm_nemo.stages.cluster import REPORT_JSON
-from xelm_nemo.stages.train import SET
+from xelm_nemo.stages.run import SET
 
 _EQUAL = "equal"
 

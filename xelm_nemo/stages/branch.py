@@ -15,9 +15,10 @@ from xelm_nemo.errors import ArtifactError, ConfigError
 from xelm_nemo.files import remove
 from xelm_nemo.merge.upcycle import GateStart, upcycle_models
 from xelm_nemo.model.config import ParallelConfig, recorded_settings
-from xelm_nemo.stages.jobs import seed_job, train_all
+from xelm_nemo.stages.jobs import seed_job
 from xelm_nemo.stages.run import Run
 from xelm_nemo.stages.stage import Stage
+from xelm_nemo.stages.training import train_all
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,9 @@ def _init_recipe(run: Run) -> Recipe:
 
 
 def _recipes(run: Run) -> Mapping[Path, Recipe]:
+    """The seed model; none for experts that begin from those of a finished set."""
+    if run.base is not None:
+        return {}
     recipes = {run.seed_init: _init_recipe(run)}
     if run.config.seed_model.train_iters:
         recipes[run.seed_weights] = seed_job(run).recipe()
@@ -51,6 +55,8 @@ def _upcycle_recipe(run: Run) -> Recipe:
 
 
 def _make(run: Run) -> None:
+    if run.base is not None:
+        return
     folder, recipe = run.seed_init, _init_recipe(run)
     if not artifacts.is_current(folder, recipe):
         if run.config.seed_model.source == "random":

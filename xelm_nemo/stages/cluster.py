@@ -9,6 +9,7 @@ from typing import Any
 from xelm_nemo import artifacts, device
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.clustering.clusterer import Clusterer, fit_clusterer
+from xelm_nemo.clustering.newcomers import with_newcomers
 from xelm_nemo.clustering.report import NO_LANGUAGE, cluster_report, report_markdown
 from xelm_nemo.corpus.documents import Document
 from xelm_nemo.corpus.layout import list_files
@@ -28,8 +29,11 @@ REPORT_JSON, REPORT_MD = "report.json", "report.md"
 def language_experts(run: Run) -> dict[str, int]:
     """For each language the cluster with most of its training documents, the lower of two equal ones.
 
-    Documents without a language count for none.
+    Documents without a language count for none. Languages that the run adds to a finished set have their own
+    expert, and those of the set keep theirs.
     """
+    if run.base is not None:
+        return language_experts(run.base) | new_clusters(run)
     most: dict[str, tuple[int, int]] = {}
     for row in read_json(run.clusters / REPORT_JSON)["clusters"]:
         for lang, count in row["languages"].items():
@@ -38,8 +42,16 @@ def language_experts(run: Run) -> dict[str, int]:
     return {lang: cluster for lang, (_, cluster) in most.items()}
 
 
+def new_clusters(run: Run) -> dict[str, int]:
+    """The cluster of each language that a run adds to a finished set."""
+    return dict(zip(run.config.rounds.languages or [], run.config.own_clusters, strict=True))
+
+
 def clusterer_recipe(run: Run) -> Recipe:
     """What a clusterer is made from: the training split, or the shards that it is to be fitted on."""
+    if run.base is not None:
+        settings = run.corpus_keys() | {"languages": list(new_clusters(run))}
+        return Recipe("clusterer", settings, {"base": run.base.clusterer, "train": run.split("train")})
     fitted = dataclasses.replace(run.config.clustering, assignment=None, remap=None)
     settings = run.corpus_keys() | dataclasses.asdict(fitted)
     shards = run.config.clustering.fit_shards
@@ -50,8 +62,11 @@ def clusterer_recipe(run: Run) -> Recipe:
 
 
 def fit(run: Run, folder: Path) -> None:
-    """Fit a clusterer on these documents and save it."""
-    clusterer = fit_clusterer(_Fitted(run), run.config.clustering)
+    """Fit a clusterer on these documents, or add new languages to a finished set's, and save it."""
+    if run.base is None:
+        clusterer = fit_clusterer(_Fitted(run), run.config.clustering)
+    else:
+        clusterer = with_newcomers(Clusterer.load(run.base.clusterer), list(new_clusters(run)), _Fitted(run))
     clusterer.save(folder)
     write_languages(folder, clusterer)
 

@@ -22,7 +22,8 @@ from xelm_nemo.evaluation.result import EvaluationResult, read_results, read_tas
 from xelm_nemo.files import read_ahead, read_json
 from xelm_nemo.log import METRICS
 from xelm_nemo.stages.cluster import REPORT_JSON, language_experts
-from xelm_nemo.stages.jobs import UPCYCLED, baseline_jobs, expert_job, finished_models
+from xelm_nemo.stages.jobs import UPCYCLED, current_models, finished_models
+from xelm_nemo.stages.rounds import ancestors_tokens
 from xelm_nemo.stages.run import Run, settled
 from xelm_nemo.stages.stage import Product, stage_of
 from xelm_nemo.stages.tasks import score_tasks, stamps
@@ -61,13 +62,7 @@ def assist(arguments: Sequence[str]) -> None:
 
 def _models(run: Run) -> dict[str, Path]:
     """The model folders to evaluate, by name: all of them, or with allow_missing those that there are."""
-    if not run.config.evaluation.allow_missing:
-        return finished_models(run)
-    jobs = [expert_job(run, cluster) for cluster in range(run.config.clustering.num_clusters)]
-    jobs += baseline_jobs(run)
-    return {
-        job.name: job.model_folder for job in jobs if artifacts.is_current(job.model_folder, job.recipe())
-    }
+    return current_models(run) if run.config.evaluation.allow_missing else finished_models(run)
 
 
 def _recipe(run: Run) -> Recipe:
@@ -149,7 +144,7 @@ def _sources(run: Run, tensor_model_parallel_size: int) -> "Models":
     own = _models(run)
     folders = own | _further(run)
     facts = {name: load_facts(folder) for name, folder in folders.items()}
-    experts = [expert_job(run, cluster).name for cluster in range(run.config.clustering.num_clusters)]
+    experts = [f"expert{cluster}" for cluster in range(run.config.clustering.num_clusters)]
     if missing := [name for name in experts if name not in folders]:
         logger.warning("evaluate: without %s, not trained (evaluation.allow_missing)", ", ".join(missing))
     alike = {name: known for name, known in facts.items() if name in own and name != UPCYCLED}
@@ -172,7 +167,9 @@ def _sources(run: Run, tensor_model_parallel_size: int) -> "Models":
         others=[sources[name] for name in (UPCYCLED, *_further(run)) if name in sources],
         costs={name: cost_of(known, run.sized.seq_length) for name, known in facts.items()},
         seq_length=run.sized.seq_length,
-        training_tokens={name: known.consumed_tokens for name, known in facts.items()},
+        training_tokens={
+            name: known.consumed_tokens + ancestors_tokens(run, name) for name, known in facts.items()
+        },
     )
 
 

@@ -18,9 +18,8 @@ from xelm_nemo.files import read_json
 from xelm_nemo.model.config import SparseConfig
 from xelm_nemo.stages.averaging import export_average, export_upcycled
 from xelm_nemo.stages.jobs import UPCYCLED, finished_models
-from xelm_nemo.stages.run import Run
+from xelm_nemo.stages.run import SET, Run
 from xelm_nemo.stages.stage import Stage
-from xelm_nemo.stages.train import SET
 
 log = logging.getLogger(__name__)
 

@@ -61,7 +61,7 @@ def follow(jobs: Sequence[Followed], on_tick: Callable[[], None] = lambda: None)
             said = fate(job, read_state(job.folder), queued)
             if said is not None:
                 left.remove(job)
-                failed += [f"{job.name}: {said}"] if said else []
+                failed += [f"{job.name}: {said.removesuffix('.')}"] if said else []
                 logger.info("%s: %s", job.name, said or "finished")
         on_tick()
         time.sleep(_POLL_SECONDS if left else 0)

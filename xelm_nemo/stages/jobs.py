@@ -1,21 +1,19 @@
-"""The models of a run as training jobs: the seed model, the experts, and the dense baseline."""
+"""The models of a run as training jobs: the seed model, the experts, and the baselines."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
-from xelm_nemo import artifacts, device
+from xelm_nemo import artifacts
 from xelm_nemo.config.schema import RunConfig
-from xelm_nemo.errors import ArtifactError, ConfigError
+from xelm_nemo.errors import ArtifactError
 from xelm_nemo.expert.config import OptimConfig
-from xelm_nemo.expert.job import TrainJob
-from xelm_nemo.expert.memory import check_memory
+from xelm_nemo.expert.job import MODEL, TrainJob
 from xelm_nemo.launch.job import Job
-from xelm_nemo.launch.local import run_jobs
-from xelm_nemo.launch.progress import TrainingProgress
-from xelm_nemo.log import METRICS
 from xelm_nemo.model.config import ParallelConfig, SparseConfig
-from xelm_nemo.stages.room import check_room
-from xelm_nemo.stages.run import Run
+from xelm_nemo.rounds.plan import PlannedExpert, Rounds, with_ancestors
+from xelm_nemo.stages.rounds import rounds_of
+from xelm_nemo.stages.run import Run, inherited
 
 WORKER = "xelm_nemo.expert"
 UPCYCLED = "upcycled"  # the sparse baseline's name
@@ -25,14 +23,12 @@ def seed_job(run: Run) -> TrainJob:
     """The seed model, trained on all clusters with as many sequences a step as all experts together."""
     config, seed_model = run.config, run.config.seed_model
     return dataclasses.replace(
-        expert_job(run, 0),
+        _from_seed_model(run),
         name="seed_model",
         folder=str(run.seed_model),
         init=str(run.seed_init),
-        clusters=list(range(config.clustering.num_clusters)),
         optim=_with_rate(config.optim, seed_model.lr),
         train_iters=seed_model.train_iters,
-        global_batch_size=config.training.global_batch_size,
         seed=seed_model.seed,
         resume_at=None,  # that is for the experts and the dense model
         threads=seed_model.threads,
@@ -40,32 +36,30 @@ def seed_job(run: Run) -> TrainJob:
 
 
 def dense_job(run: Run) -> TrainJob:
-    """The dense baseline: all clusters, and as many tokens as all experts together."""
+    """The dense baseline: all clusters, and as many tokens as all experts of all rounds together."""
     config = run.config
     return dataclasses.replace(
-        expert_job(run, 0),
+        _from_seed_model(run),
         name="dense",
         folder=str(run.experts / "dense"),
-        clusters=list(range(config.clustering.num_clusters)),
         optim=_with_rate(config.optim, config.dense.lr),
-        train_iters=config.dense.train_iters or config.training.train_iters,
+        train_iters=config.dense_iters,
         global_batch_size=config.dense_batch_size,
     )
 
 
 def upcycled_job(run: Run) -> TrainJob:
-    """The sparse baseline: all clusters, and as many tokens as all experts together."""
+    """The sparse baseline: all clusters, and as many tokens as all experts of all rounds together."""
     config = run.sized
     return dataclasses.replace(
-        expert_job(run, 0),
+        _from_seed_model(run),
         name=UPCYCLED,
         folder=str(run.experts / UPCYCLED),
         init=str(run.upcycled_init),
-        clusters=list(range(config.clustering.num_clusters)),
         shape=config.upcycled_shape,
         parallel=config.parallel,
         optim=_with_rate(config.optim, config.upcycle.lr),
-        train_iters=config.upcycle.train_iters or config.training.train_iters,
+        train_iters=config.upcycle_iters,
         global_batch_size=config.upcycle_batch_size,
     )
 
@@ -77,22 +71,85 @@ def baseline_jobs(run: Run) -> list[TrainJob]:
 
 
 def expert_job(run: Run, cluster: int) -> TrainJob:
-    """The expert of one cluster."""
+    """The expert of one cluster, of the last round.
+
+    Raises:
+        KeyError: the expert is of the set that the run adds to.
+    """
+    planned = {expert.cluster: expert for expert in rounds_of(run)[-1]}
+    return _planned_job(run, planned[cluster])
+
+
+def all_rounds(run: Run) -> list[list[TrainJob]]:
+    """Every expert of every round."""
+    return _jobs(run, rounds_of(run))
+
+
+def rounds_to_train(run: Run) -> list[list[TrainJob]]:
+    """The experts to train now, those that they begin from in the rounds before."""
+    return _jobs(run, with_ancestors(rounds_of(run), run.config.train_clusters))
+
+
+def round_jobs(run: Run) -> list[TrainJob]:
+    """The experts to train now, round after round; first the baselines, because they take longest."""
+    return [*baseline_jobs(run), *(job for jobs in rounds_to_train(run) for job in jobs)]
+
+
+def _jobs(run: Run, rounds: Rounds) -> list[list[TrainJob]]:
+    like = _from_seed_model(run)
+    return [[_planned_job(run, expert, like) for expert in experts] for experts in rounds]
+
+
+def _planned_job(run: Run, expert: PlannedExpert, like: TrainJob | None = None) -> TrainJob:
+    config, is_last = run.config, expert.round == len(run.config.round_sizes) - 1
+    return dataclasses.replace(
+        like or _from_seed_model(run),
+        name=_name(run, expert.round, expert.cluster),
+        folder=str(_folder(run, expert.round, expert.cluster)),
+        init=str(_init(run, expert)),
+        clusters=list(expert.reads),
+        train_iters=config.round_iters[expert.round],
+        global_batch_size=config.batch_size(expert.round),
+        resume_at=config.checkpoint.resume_at if is_last else None,
+    )
+
+
+def _name(run: Run, number: int, cluster: int) -> str:
+    """The last round's experts are the set's; those before it are named by their round too."""
+    is_last = number == len(run.config.round_sizes) - 1
+    return f"expert{cluster}" if is_last else f"round{number}-expert{cluster}"
+
+
+def _folder(run: Run, number: int, cluster: int) -> Path:
+    return run.round(number) / f"expert{cluster}"
+
+
+def _init(run: Run, expert: PlannedExpert) -> Path:
+    """The model folder that an expert begins from."""
+    if expert.parent is None:
+        return run.seed_weights
+    if expert.round == 0:
+        return inherited(run)[expert.parent].model
+    return _folder(run, expert.round - 1, expert.parent) / MODEL
+
+
+def _from_seed_model(run: Run) -> TrainJob:
+    """A model of the run's shape that begins from the seed model and reads all clusters."""
     config, training = run.sized, run.config.training
     return TrainJob(
-        name=f"expert{cluster}",
-        folder=str(run.experts / f"expert{cluster}"),
+        name="",
+        folder="",
         init=str(run.seed_weights),
         tokens=str(run.tokens),
         tokenizer=str(run.tokenizer),
-        clusters=[cluster],
+        clusters=list(range(config.clustering.num_clusters)),
         shape=config.model,
         parallel=_layout(config),
         optim=config.optim,
         dtype=run.config.precision.params_dtype,
         fp8=run.config.precision.fp8,
         train_iters=training.train_iters,
-        global_batch_size=config.expert_batch_size,
+        global_batch_size=training.global_batch_size,
         micro_batch_size=training.micro_batch_size,
         seq_length=config.seq_length,
         document_mask=training.document_mask,
@@ -103,6 +160,7 @@ def expert_job(run: Run, cluster: int) -> TrainJob:
         eval_sequences=training.eval_sequences,
         skip_bad_steps=training.skip_bad_steps,
         profile_iters=training.profile_iters or [],
+        wandb_project=training.wandb_project,
         keep_last=config.checkpoint.keep_last,
         keep_best=config.checkpoint.keep_best,
         resume_at=config.checkpoint.resume_at,
@@ -115,9 +173,21 @@ def expert_job(run: Run, cluster: int) -> TrainJob:
     )
 
 
-def round_jobs(run: Run) -> list[TrainJob]:
-    """The experts to train now and, first because they take longest, the baselines if there are any."""
-    return [*baseline_jobs(run), *(expert_job(run, cluster) for cluster in run.config.train_clusters)]
+def is_finished(job: TrainJob) -> bool:
+    """Whether a model is whole and up to date; not while what it is made from is missing."""
+    try:
+        return artifacts.is_current(job.model_folder, job.recipe())
+    except ArtifactError:
+        return False
+
+
+def current_models(run: Run) -> dict[str, Path]:
+    """The model folders that are there and up to date, by name: experts in cluster order, then baselines."""
+    models = {f"expert{cluster}": found.model for cluster, found in inherited(run).items()}
+    jobs = [*all_rounds(run)[-1], *baseline_jobs(run)]
+    return models | {
+        job.name: job.model_folder for job in jobs if artifacts.is_current(job.model_folder, job.recipe())
+    }
 
 
 def finished_models(run: Run) -> dict[str, Path]:
@@ -126,60 +196,31 @@ def finished_models(run: Run) -> dict[str, Path]:
     Raises:
         ArtifactError: one of them is missing, or was made from other clusters, tokens or settings.
     """
-    jobs = [expert_job(run, cluster) for cluster in range(run.config.clustering.num_clusters)]
-    jobs += baseline_jobs(run)
-    missing = [job.name for job in jobs if not artifacts.is_current(job.model_folder, job.recipe())]
+    names = [f"expert{cluster}" for cluster in range(run.config.clustering.num_clusters)]
+    names += [job.name for job in baseline_jobs(run)]
+    models = current_models(run)
+    missing = [name for name in names if name not in models]
     if missing:
         raise ArtifactError(
             f"{run.experts} has no up-to-date {', '.join(missing)}; run `python -m xelm_nemo.train` with "
             "training.train_clusters=null first."
         )
-    return {job.name: job.model_folder for job in jobs}
+    return models
 
 
-def train_all(run: Run, jobs: list[TrainJob]) -> None:
-    """Train the jobs whose model is missing or stale, with progress on the screen."""
-    todo = [job for job in jobs if not artifacts.is_current(job.model_folder, job.recipe())]
-    at_once = parallel_jobs(run)
-    check_room(todo, at_once=at_once)
-    for job in todo:
-        check_memory(job)
-    for job in todo:
-        job.save()
-    with progress_of(todo) as progress:
-        run_jobs(
-            [launched(run, job) for job in todo],
-            max_parallel=at_once,
-            gpus=device.count(),
-            on_tick=progress.tick,
-            stop_signals=run.config.launch.stop_signals,
-        )
+def to_train(jobs: Sequence[TrainJob]) -> list[TrainJob]:
+    """The jobs, in order, whose model is missing or stale, or is to begin from one that is."""
+    todo: dict[str, TrainJob] = {}  # by the folder of the model
+    for job in jobs:
+        if job.init in todo or not is_finished(job):
+            todo[str(job.model_folder)] = job
+    return list(todo.values())
 
 
-def launched(run: Run, job: TrainJob) -> Job:
-    """A training job as a launcher sees it."""
-    return Job(job.name, WORKER, Path(job.folder), run.config.parallel.num_ranks)
-
-
-def progress_of(jobs: list[TrainJob]) -> TrainingProgress:
-    """The screen that follows these jobs."""
-    return TrainingProgress(
-        {job.name: (Path(job.folder) / METRICS, job.train_iters, job.tokens_per_iteration) for job in jobs}
-    )
-
-
-def parallel_jobs(run: Run) -> int:
-    """How many models train at once: what the devices hold, unless launch.max_parallel says otherwise.
-
-    Raises:
-        ConfigError: one model needs more GPUs than there are.
-    """
-    ranks, gpus = run.config.parallel.num_ranks, device.count()
-    if gpus and ranks > gpus:
-        raise ConfigError(
-            f"parallel.*: one model takes {ranks} GPUs and this machine has {gpus}; lower its sizes."
-        )
-    return run.config.launch.max_parallel or max(1, (gpus or device.cores()) // ranks)
+def launched(run: Run, job: TrainJob, others: Sequence[TrainJob] = ()) -> Job:
+    """A training job as a launcher sees it, which may have to wait for one of the others."""
+    after = next((other.name for other in others if str(other.model_folder) == job.init), None)
+    return Job(job.name, WORKER, Path(job.folder), run.config.parallel.num_ranks, after=after)
 
 
 def _layout(config: RunConfig) -> ParallelConfig:

@@ -7,9 +7,8 @@ from xelm_nemo.checkpoint.architectures import read_vocab_size
 from xelm_nemo.checkpoint.facts import FACTS, load_facts
 from xelm_nemo.expert.job import TrainJob
 from xelm_nemo.expert.memory import check_memory, describe
-from xelm_nemo.stages.jobs import round_jobs, seed_job
-from xelm_nemo.stages.run import Run
-from xelm_nemo.stages.submit import is_finished
+from xelm_nemo.stages.jobs import is_finished, round_jobs, seed_job
+from xelm_nemo.stages.run import Run, inherited
 
 
 def check_gpus(run: Run) -> None:
@@ -45,6 +44,8 @@ def _jobs(run: Run) -> list[TrainJob]:
 def _vocab_size(run: Run) -> int | None:
     """The words of the seed model; None where only its checkpoint or a tokenizer could tell."""
     seed_model, tokenizer = run.config.seed_model, run.config.tokenizer
+    if run.base is not None:
+        return load_facts(next(iter(inherited(run).values())).model).vocab_size
     if seed_model.source == "random" and (seed_model.vocab_size or not tokenizer.path):
         return seed_model.vocab_size or tokenizer.vocab_size
     if seed_model.source == "hf" and Path(str(seed_model.path)).is_dir():

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 
 from xelm_nemo import log
+from xelm_nemo.artifacts import MANIFEST
 from xelm_nemo.config.check import check_sizes
 from xelm_nemo.config.compose import compose, help_text
 from xelm_nemo.config.schema import RunConfig
@@ -81,8 +82,7 @@ def make(run: Run, stages: Sequence[Stage]) -> None:
             logger.info("%s: started", stage.name)
             stage.make(run)
         stage.finish(run)
-    if (
-        stages[-1] is BRANCH and len(stages) > 1
-    ):  # all sizes are known now, and a batch script may start the jobs
+    # All sizes are known now, and a batch script may start the jobs; a conversion alone has no tokens.
+    if stages[-1] is BRANCH and (run.tokens / MANIFEST).is_file():
         for job in round_jobs(run):
             job.save()

@@ -19,15 +19,16 @@ from xelm_nemo.errors import ArtifactError, CheckpointError, ConfigError, Corpus
 from xelm_nemo.model.documents import mask_problem
 from xelm_nemo.model.layers import NO_FP8_HERE, has_fp8
 from xelm_nemo.stages import tasks
-from xelm_nemo.stages.jobs import expert_job, round_jobs, seed_job
+from xelm_nemo.stages.jobs import expert_job
 from xelm_nemo.stages.memory import memory_lines
+from xelm_nemo.stages.models import models_table
+from xelm_nemo.stages.rounds import check_base
 from xelm_nemo.stages.rows import models
 from xelm_nemo.stages.run import Run
 from xelm_nemo.stages.shard import tokenizer_source
 from xelm_nemo.stages.stage import Stage
 
 _HELP = {"-h", "--help"}
-_LISTED_CLUSTERS = 4
 
 
 def wants_help(arguments: Sequence[str]) -> bool:
@@ -47,6 +48,7 @@ def check_places(run: Run, stages: Sequence[Stage]) -> None:
         ConfigError: one line with every place that cannot be read and how to set it.
     """
     names = {stage.name for stage in stages}
+    check_base(run)
     problems = [*_corpus(run, names), *_assignment(run), *_experts(run, names), *_machine(run, names)]
     problems += [*tasks.problems(run), *_further_models(run)] if "evaluate" in names else []
     problems += _sources(run, names, doubt=bool(problems))
@@ -63,19 +65,7 @@ def show_plan(run: Run, stages: Sequence[Stage]) -> None:
     for stage in stages:
         table.add_row(stage.name, "up to date" if stage.is_current(run) else "to do")
     console.print(table)
-    listed = Table("model", "clusters", "iterations", "sequences a step", "tokens", "learning rate")
-    seed = [seed_job(run)] if run.config.seed_model.train_iters else []
-    for job in [*seed, *round_jobs(run)]:
-        few = len(job.clusters) < _LISTED_CLUSTERS
-        listed.add_row(
-            job.name,
-            ",".join(map(str, job.clusters)) if few else f"all {len(job.clusters)}",
-            str(job.train_iters),
-            str(job.global_batch_size),
-            f"{job.train_iters * job.tokens_per_iteration:,}",
-            f"{job.optim.lr:g}",
-        )
-    console.print(listed)
+    console.print(models_table(run))
     for line in memory_lines(run):
         console.print(line, highlight=False, soft_wrap=True)
 
@@ -138,7 +128,7 @@ def _experts(run: Run, stages: Collection[str]) -> list[str]:
     """Experts that a stage after training needs and nobody trains."""
     may_lack = {"evaluate"} if run.config.evaluation.allow_missing else set()
     after = [stage for stage in FINISHING_STAGES if stage in stages and stage not in may_lack]
-    clusters = set(range(run.config.clustering.num_clusters)) - set(run.config.train_clusters)
+    clusters = set(run.config.own_clusters) - set(run.config.train_clusters)
     missing = [k for k in sorted(clusters) if not expert_job(run, k).model_folder.is_dir()]
     if not after or not missing:
         return []
@@ -151,7 +141,8 @@ def _experts(run: Run, stages: Collection[str]) -> list[str]:
 
 def _further_models(run: Run) -> list[str]:
     """What `evaluation.models` names that cannot be evaluated beside the run's own."""
-    own, problems = {job.name for job in models(run)}, []
+    experts = {f"expert{cluster}" for cluster in range(run.config.clustering.num_clusters)}
+    own, problems = experts | {job.name for job in models(run)}, []  # a finished set's experts among them
     for name, folder in run.config.evaluation.models.items():
         if name in own or name.startswith("ensemble"):
             problems.append(f"evaluation.models.{name} has the name of a model of the run; give it another")
@@ -165,6 +156,8 @@ def _further_models(run: Run) -> list[str]:
 def _sources(run: Run, stages: Collection[str], *, doubt: bool) -> list[str]:
     """The places of seed model and tokenizer; a possible hub id is a problem only in doubt."""
     config = run.config
+    if run.base is not None:
+        return []
     seed = config.seed_model.path if config.seed_model.source == "hf" else None
     own = config.tokenizer.path
     reads = [("branch", "seed_model.path", seed, _model_problem)]

@@ -46,7 +46,7 @@ def needed_bytes(jobs: Sequence[TrainJob], *, at_once: int) -> int:
     """What the jobs will add to the disk at most, bytes."""
     sizes = []  # of each job: what it adds while it trains, and what stays of that
     for job in jobs:
-        parameters = num_parameters(job.shape, load_facts(Path(job.init)).vocab_size)
+        parameters = num_parameters(job.shape, load_facts(first_init(job, jobs)).vocab_size)
         state, model = parameters * STATE_BYTES[job.dtype], parameters * MODEL_BYTES[job.dtype]
         best = model if job.keep_best else 0
         # What a killed save has left is no state that will be replaced, but deleted by the next one.
@@ -60,6 +60,14 @@ def needed_bytes(jobs: Sequence[TrainJob], *, at_once: int) -> int:
     # The largest are taken to be at their most at the same time, when the others have finished.
     extra = sorted((most - stays for most, stays in sizes), reverse=True)[:at_once]
     return sum(stays for _, stays in sizes) + sum(extra)
+
+
+def first_init(job: TrainJob, jobs: Sequence[TrainJob]) -> Path:
+    """The model folder that a job's line begins from, which is there before any of the jobs is trained."""
+    made_by = {str(other.model_folder): other for other in jobs}
+    while job.init in made_by:
+        job = made_by[job.init]
+    return Path(job.init)
 
 
 def _num_saves(job: TrainJob) -> int:

@@ -16,9 +16,9 @@ from xelm_nemo.launch import slurm
 from xelm_nemo.launch.slurm import Queued
 from xelm_nemo.launch.state import CANCELLED, GO_ON, LOST, STOPPED, State, read_state
 from xelm_nemo.log import METRICS, read_metrics
-from xelm_nemo.stages.jobs import baseline_jobs, expert_job, seed_job
+from xelm_nemo.stages.jobs import all_rounds, baseline_jobs, is_finished, seed_job
 from xelm_nemo.stages.run import CONFIG, Run
-from xelm_nemo.stages.submit import is_finished, recorded
+from xelm_nemo.stages.submit import recorded
 
 UNDER_WAY = ("running", "starting", "pending", "silent")
 _PATIENCE_SECONDS = 3.0  # for SLURM: the files say nearly as much
@@ -59,10 +59,10 @@ def open_run(folder: Path) -> Run:
 
 
 def models(run: Run) -> list[TrainJob]:
-    """Every model that the run trains: the seed model, the baselines, the experts."""
+    """Every model that the run trains: the seed model, the baselines, the experts of every round."""
     jobs = [seed_job(run)] if run.config.seed_model.train_iters else []
     jobs += baseline_jobs(run)
-    return jobs + [expert_job(run, cluster) for cluster in range(run.config.clustering.num_clusters)]
+    return jobs + [job for experts in all_rounds(run) for job in experts]
 
 
 def rows(run: Run) -> list[Row]:

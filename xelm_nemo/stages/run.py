@@ -1,6 +1,7 @@
 """A run folder: where each artifact is."""
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,13 @@ from xelm_nemo.checkpoint.nemo_context import read_context
 from xelm_nemo.config.compose import from_yaml
 from xelm_nemo.config.schema import RunConfig
 from xelm_nemo.corpus.documents import Document, read_documents, read_shard
+from xelm_nemo.errors import ArtifactError
 from xelm_nemo.expert.job import MODEL
+from xelm_nemo.files import read_json
 from xelm_nemo.launch import pool
 
 CONFIG = "config.yaml"
+SET = "set.json"  # beside a round's experts: which finished model is for which cluster
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,9 +46,11 @@ class Run:
             CheckpointError: it describes no model that can be computed with, or is no checkpoint of its kind.
         """
         wanted, source = self.config.model, Path(str(self.config.seed_model.path))
-        if self.config.seed_model.source == "random":
+        if self.base:
+            found = load_facts(next(iter(inherited(self).values())).model).shape
+        elif self.config.seed_model.source == "random":
             return self.config
-        if self.config.seed_model.source == "model":
+        elif self.config.seed_model.source == "model":
             found = load_facts(source).shape
         elif self.config.seed_model.source == "hf" and source.is_dir():
             found = read_shape(source)
@@ -137,6 +143,10 @@ class Run:
         """The model folder that experts are branched from."""
         return self.seed_model / MODEL
 
+    def round(self, number: int) -> Path:
+        """The working folders of a round's experts."""
+        return self.folder / "experts" / f"round{number}"
+
     @property
     def upcycled_init(self) -> Path:
         """The model folder that the seed model is upcycled to."""
@@ -144,8 +154,17 @@ class Run:
 
     @property
     def experts(self) -> Path:
-        """The working folders of the experts and of the dense baseline."""
-        return self.folder / "experts" / "round0"
+        """The working folders of the last round's experts, and of the baselines."""
+        return self.round(len(self.config.round_sizes) - 1)
+
+    @property
+    def base(self) -> "Run | None":
+        """The run whose finished set this one adds experts to.
+
+        Raises:
+            ArtifactError: there is none in the folder that is named.
+        """
+        return None if self.config.rounds.base is None else _opened(self.config.rounds.base)
 
     @property
     def evaluation(self) -> Path:
@@ -158,8 +177,60 @@ class Run:
         return self.folder / "export"
 
 
+@dataclasses.dataclass(frozen=True)
+class Inherited:
+    """An expert that a run takes from the set that it adds to.
+
+    Attributes:
+        model: its model folder.
+        row: what the set says of it.
+    """
+
+    model: Path
+    row: dict[str, Any]
+
+
+def inherited(run: Run) -> dict[int, Inherited]:
+    """The experts of the set that a run adds to, by cluster; none if it trains all of its own.
+
+    Raises:
+        ArtifactError: the set is missing, or lacks an expert.
+    """
+    base = run.base
+    if base is None:
+        return {}
+    if not (base.experts / SET).is_file():
+        raise ArtifactError(
+            f"{base.folder} has no finished set of experts; run `python -m xelm_nemo.train` there."
+        )
+    rows = read_json(base.experts / SET)["experts"]
+    found = {row["cluster"]: Inherited((base.experts / row["model"]).resolve(), row) for row in rows}
+    missing = [k for k in range(base.config.clustering.num_clusters) if k not in found]
+    if missing:
+        raise ArtifactError(
+            f"{base.experts / SET} lacks experts {missing}; finish that run first, with "
+            f"`python -m xelm_nemo.retry output={base.folder}`."
+        )
+    return dict(sorted(found.items()))
+
+
+@functools.cache
+def _opened(folder: str) -> Run:
+    if not (Path(folder) / CONFIG).is_file():
+        raise ArtifactError(
+            f"rounds.base={folder!r} holds no run; set it to the run folder of a finished set of experts."
+        )
+    return Run(dataclasses.replace(from_yaml(Path(folder) / CONFIG), output=folder))
+
+
 def settled(config: RunConfig) -> RunConfig:
-    """The configuration with `precision.params_dtype=auto` decided: as the run began, else by the device."""
+    """The configuration with what is left open decided, so that it means the same wherever it is read again.
+
+    `precision.params_dtype=auto` is as the run began, else by the device; `rounds.base` is from the root.
+    """
+    if config.rounds.base is not None:
+        base = str(Path(config.rounds.base).resolve())
+        config = dataclasses.replace(config, rounds=dataclasses.replace(config.rounds, base=base))
     if config.precision.params_dtype != "auto":
         return config
     recorded = config.folder / CONFIG

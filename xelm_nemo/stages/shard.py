@@ -24,6 +24,7 @@ from xelm_nemo.shards.build import (
     total,
     write_counts,
 )
+from xelm_nemo.stages.rounds import rounds_of
 from xelm_nemo.stages.run import Run
 from xelm_nemo.stages.stage import Product, stage_of
 
@@ -36,6 +37,8 @@ _ALL = slice(None)
 def tokenizer_source(run: Run) -> str | None:
     """Folder or hub id of the tokenizer to use; None: train one."""
     own, seed_model = run.config.tokenizer.path, run.config.seed_model
+    if run.base is not None:  # weights know its ids
+        return str(run.base.tokenizer)
     if own is None and seed_model.source == "nemo":
         return read_context(Path(str(seed_model.path))).tokenizer or seed_model.path
     if own is None and seed_model.source == "model":
@@ -73,7 +76,8 @@ def _make_tokens(run: Run, folder: Path) -> None:
         counts[split] = _tokenise(run, folder, split, token_dtype(vocab_size).__name__)
         documents, tokens = total(counts[split], "documents"), total(counts[split], "tokens")
         log.info("shard: %s has %d documents, %d tokens", split, documents, tokens)
-    empty = [cluster for cluster, count in enumerate(counts["train"]) if count["tokens"] == 0]
+    read = {cluster for experts in rounds_of(run) for expert in experts for cluster in expert.reads}
+    empty = [k for k, count in enumerate(counts["train"]) if count["tokens"] == 0 and k in read]
     if empty:
         raise ConfigError(
             f"clustering.num_clusters={clusters} leaves clusters {empty} without a training document; "

@@ -12,10 +12,11 @@ from xelm_nemo import lock
 from xelm_nemo.launch import slurm
 from xelm_nemo.stages.claim import claimed
 from xelm_nemo.stages.follow import Followed, follow
-from xelm_nemo.stages.jobs import progress_of
+from xelm_nemo.stages.jobs import is_finished
 from xelm_nemo.stages.run import CONFIG, Run
 from xelm_nemo.stages.stage import Stage
-from xelm_nemo.stages.submit import Plan, is_finished, new_folder, plan, scripts, submit_all
+from xelm_nemo.stages.submit import Plan, new_folder, plan, scripts, submit_all
+from xelm_nemo.stages.training import progress_of
 
 logger = logging.getLogger(__name__)
 

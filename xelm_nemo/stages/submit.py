@@ -1,4 +1,6 @@
-"""A run as batch jobs: each stage one, all experts of a round an array, in one graph of dependencies.
+"""A run as batch jobs: each stage one, all experts an array, in one graph of dependencies.
+
+With rounds, the experts that begin from one parent are an array, which waits for that parent alone.
 
 With `launch.slurm.file_jobs` above one, a stage that works file by file is three: a job that begins, an array
 that shares the files, and a job that puts together what they made.
@@ -6,20 +8,19 @@ that shares the files, and a job that puts together what they made.
 
 import dataclasses
 import time
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xelm_nemo import artifacts
 from xelm_nemo.config.compose import to_yaml
-from xelm_nemo.errors import ArtifactError, RunFolderError
+from xelm_nemo.errors import RunFolderError
 from xelm_nemo.expert.job import TrainJob
 from xelm_nemo.files import read_json, write_atomic, write_json
 from xelm_nemo.launch import slurm
 from xelm_nemo.launch.batch import Batch, submit, text
 from xelm_nemo.launch.job import Job
-from xelm_nemo.stages.jobs import launched, round_jobs
+from xelm_nemo.stages.jobs import launched, round_jobs, to_train
 from xelm_nemo.stages.run import CONFIG, Run
 from xelm_nemo.stages.stage import Stage
 from xelm_nemo.stages.under_way import is_alive, left
@@ -35,8 +36,8 @@ class Plan:
 
     Attributes:
         before: stages, each after the one before it, and each in steps: jobs, which are an array if several.
-        models: the models to train, an array, after those stages.
-        closing: the stage that records the models and goes on from there; after the array, however it ends.
+        models: the models to train, after those stages, and each after the one that it begins from.
+        closing: the stage that records the models and goes on from there; after all, however they end.
     """
 
     before: Sequence[Sequence[Sequence[Job]]]
@@ -63,7 +64,7 @@ def plan(run: Run, stages: Sequence[Stage], verb: str, config: Path, only: Colle
     before = [stage for stage in missing if stage.name in ("cluster", "shard", "branch")]
     models = [job for job in round_jobs(run) if not only or job.name in only]
     if not before:
-        models = [job for job in models if not is_finished(job)]
+        models = to_train(models)
     closing = _stage_job(run, verb, config) if missing else None
     return Plan([_steps(run, stage, config) for stage in before], models, closing)
 
@@ -113,7 +114,7 @@ def submit_all(
             write_json(run.folder / LAUNCH / JOBS, jobs)
         return [jobs[job.name]["job"] for job in batch.jobs]
 
-    _Chain(send, [jobs[job.name]["job"] for job in alive if job.name in jobs]).run(run, fresh)
+    _Chain(send, {job.name: jobs[job.name]["job"] for job in alive if job.name in jobs}).run(run, fresh)
     return jobs
 
 
@@ -145,14 +146,6 @@ def check_no_share_lives(run: Run) -> None:
         )
 
 
-def is_finished(job: TrainJob) -> bool:
-    """Whether a model is whole and up to date; not while what it is made from is missing."""
-    try:
-        return artifacts.is_current(job.model_folder, job.recipe())
-    except ArtifactError:
-        return False
-
-
 def _steps(run: Run, stage: Stage, config: Path) -> list[list[Job]]:
     shares = run.config.launch.slurm.file_jobs if stage.can_be_shared else 1
     last = [_stage_job(run, stage.name, config)]
@@ -175,7 +168,9 @@ class _Chain:
     """Hands over the batches of a plan one by one, each told which jobs to wait for."""
 
     send: Callable[[Batch], list[str]]
-    training: Sequence[str] = ()  # jobs that train already
+    training: Mapping[str, str] = field(
+        default_factory=dict
+    )  # jobs that train already: model -> SLURM's name
 
     def run(self, run: Run, planned: Plan) -> list[Batch]:
         name, batches, after = run.folder.resolve().name, list[Batch](), ""
@@ -183,12 +178,22 @@ class _Chain:
             title = step[0].name if len(step) == 1 else f"{step[0].arguments[0]}-files"
             batches.append(Batch(f"{name}-{title}", step, after, is_stage=True))
             after = "afterok:" + ":".join(dict.fromkeys(self.send(batches[-1])))
-        training = list(self.training)
-        if planned.models:
-            batches.append(Batch(f"{name}-experts", [launched(run, job) for job in planned.models], after))
-            training += self.send(batches[-1])
+        training = dict(self.training)
+        for parent, models in _by_parent(run, planned.models, training).items():
+            title = f"{name}-after-{parent}" if parent else f"{name}-experts"
+            batches.append(Batch(title, models, f"afterok:{training[parent]}" if parent else after))
+            training |= dict(zip((job.name for job in models), self.send(batches[-1]), strict=True))
         if planned.closing:
-            after = "afterany:" + ":".join(dict.fromkeys(training)) if training else after
+            after = "afterany:" + ":".join(dict.fromkeys(training.values())) if training else after
             batches.append(Batch(f"{name}-{planned.closing.name}", [planned.closing], after, is_stage=True))
             self.send(batches[-1])
         return batches
+
+
+def _by_parent(run: Run, models: Sequence[TrainJob], under_way: Collection[str]) -> dict[str, list[Job]]:
+    """The models as jobs, by the one that they have to wait for, or ""; none waits for a later array."""
+    jobs, known = dict[str, list[Job]](), round_jobs(run)
+    coming = {*under_way, *(job.name for job in models)}
+    for job in (launched(run, model, known) for model in models):
+        jobs.setdefault(job.after if job.after in coming else "", []).append(job)
+    return jobs

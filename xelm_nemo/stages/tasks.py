@@ -64,15 +64,15 @@ def _find(run: Run) -> list[Task]:
     folder = data_folder(str(config.task_data))
     files = {path: path.stat() for path in sorted(folder.glob("*/*.jsonl"))}
     now = tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in files.items())
-    return _checked(tuple(run.config.tasks), folder, config.num_fewshot, config.demo_lang, now)
+    return list(_checked(tuple(run.config.tasks), folder, config.num_fewshot, config.demo_lang, now))
 
 
 @lru_cache(maxsize=1)
 def _checked(
-    names: tuple[str, ...], folder: Path, num_fewshot: int, demo_lang: str | None, files: tuple[Any, ...]
-) -> list[Task]:
-    """The tasks, whose rows are read once for as long as the files stay as they are."""
-    return find_tasks(names, folder, num_fewshot=num_fewshot, demo_lang=demo_lang)
+    names: tuple[str, ...], folder: Path, num_fewshot: int, demo_lang: str | None, _stamp: tuple[Any, ...]
+) -> tuple[Task, ...]:
+    """The tasks, whose rows are read once for as long as the files' stamp stays as it is."""
+    return tuple(find_tasks(names, folder, num_fewshot=num_fewshot, demo_lang=demo_lang))
 
 
 def _can_route(run: Run) -> bool:

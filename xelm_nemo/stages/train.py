@@ -1,18 +1,19 @@
-"""Stage `train`: every expert of a round, and the dense baseline, from the seed model."""
+"""Stage `train`: every expert of every round, and the baselines."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from xelm_nemo import artifacts
 from xelm_nemo.artifacts import Recipe
+from xelm_nemo.expert.job import TrainJob
 from xelm_nemo.files import read_json, write_json
 from xelm_nemo.stages.cluster import REPORT_JSON
-from xelm_nemo.stages.jobs import UPCYCLED, dense_job, expert_job, round_jobs, train_all, upcycled_job
-from xelm_nemo.stages.run import Run
+from xelm_nemo.stages.jobs import all_rounds, baseline_jobs, is_finished, round_jobs
+from xelm_nemo.stages.rounds import rounds_of
+from xelm_nemo.stages.run import SET, Run, inherited
 from xelm_nemo.stages.stage import Stage
-
-SET = "set.json"  # the expert set: which finished model is for which cluster
+from xelm_nemo.stages.training import train_all
 
 
 def _recipes(run: Run) -> Mapping[Path, Recipe]:
@@ -24,29 +25,38 @@ def _make(run: Run) -> None:
 
 
 def _record_set(run: Run) -> None:
-    write_json(run.experts / SET, _expert_set(run), only_if_changed=True)
+    for number, jobs in enumerate(all_rounds(run)):
+        write_json(run.round(number) / SET, _expert_set(run, number, jobs), only_if_changed=True)
 
 
-def _expert_set(run: Run) -> dict[str, Any]:
-    """The finished, up-to-date models; folders are relative to that of the file."""
+def _expert_set(run: Run, number: int, jobs: Sequence[TrainJob]) -> dict[str, Any]:
+    """The finished, up-to-date models of a round; folders are relative to that of the file.
+
+    The last round's are the experts to mix, and those of the set that the run adds to come first.
+    """
+    folder, is_last = run.round(number), run.round(number) == run.experts
     rows = {row["cluster"]: row for row in read_json(run.clusters / REPORT_JSON)["clusters"]}
-    jobs = [expert_job(run, cluster) for cluster in rows]
     experts = [
-        {
-            "name": job.name,
-            "model": str(job.model_folder.relative_to(run.experts)),
-            "cluster": job.clusters[0],
-            "languages": list(rows[job.clusters[0]]["languages"]),
-            "documents": rows[job.clusters[0]]["documents"],
-        }
-        for job in jobs
-        if artifacts.is_current(job.model_folder, job.recipe())
+        found.row | {"model": os.path.relpath(found.model, folder.resolve())}
+        for found in inherited(run).values()
     ]
-    dense = dense_job(run).model_folder.relative_to(run.experts) if run.config.dense.enabled else None
-    models = {"round": 0, "experts": experts, "dense": str(dense) if dense else None}
-    if run.config.upcycle.enabled:
-        models[UPCYCLED] = str(upcycled_job(run).model_folder.relative_to(run.experts))
-    return models
+    for expert, job in zip(rounds_of(run)[number], jobs, strict=True):
+        if is_finished(job):
+            own = [rows[k] for k in ([expert.cluster] if run.base else expert.reads)]
+            experts.append(_row(job, expert.cluster, own, folder))
+    baselines = {job.name: str(job.model_folder.relative_to(folder)) for job in baseline_jobs(run) if is_last}
+    return {"round": number, "experts": experts, "dense": None} | baselines
+
+
+def _row(job: TrainJob, cluster: int, rows: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, Any]:
+    """What a set says of an expert: `rows` are the report's on the clusters of documents that it is for."""
+    return {
+        "name": job.model_folder.parent.name,
+        "model": str(job.model_folder.relative_to(folder)),
+        "cluster": cluster,
+        "languages": list(dict.fromkeys(language for row in rows for language in row["languages"])),
+        "documents": sum(row["documents"] for row in rows),
+    }
 
 
 TRAIN = Stage("train", _recipes, _make, _record_set)

@@ -1,0 +1,41 @@
+"""Rounds as one graph of jobs of a real SLURM: children wait for their parents, and go with them."""
+
+import json
+
+import pytest
+
+from tests.helpers.commands import run, run_well
+from tests.helpers.weights import read_weights
+from tests.pipeline.test_rounds import PLAIN, SIZES, facts, write_corpus
+from tests.slurm.test_file_jobs import SLURM
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
+
+
+def shown(folder):
+    rows = json.loads(run_well("status", f"output={folder}", "json=true"))
+    return {row["model"]: row for row in rows}
+
+
+def test_children_go_with_a_failed_parent_and_retry_trains_the_line(cluster, tmp_path):
+    words = [*PLAIN, *SIZES, "rounds=hmr", "clustering.languages=[en,ja]", "seed_model.train_iters=0"]
+    words += [write_corpus(tmp_path / "text", "en", "ja"), *SLURM]
+    here = [*words, f"output={tmp_path / 'run'}"]
+    run_well("branch", *here, "launch=local")
+    index = tmp_path / "run/tokens/cluster1/train.idx"
+    whole = index.read_bytes()
+    index.write_bytes(whole[:40])
+    code, _, error = run("train", *here, "launch.slurm.max_crashes=0")
+    assert code == 2 and "round0-expert0: " in error and "expert0: SLURM job" in error
+    states = {name: row["state"] for name, row in shown(tmp_path / "run").items()}
+    assert states["round0-expert0"] == "failed" and states["expert0"] in ("failed", "cancelled")
+    index.write_bytes(whole)
+    run_well("retry", f"output={tmp_path / 'run'}")
+    assert {row["state"] for row in shown(tmp_path / "run").values()} == {"finished"}
+    root = tmp_path / "run/experts/round0/expert0/model"
+    assert facts(tmp_path / "run/experts/round1/expert1")["parent"] == str(root)
+    run_well("train", *words, "launch=local", f"output={tmp_path / 'local'}")
+    ours, theirs = (
+        read_weights(tmp_path / name / "experts/round1/expert1/model") for name in ("run", "local")
+    )
+    assert all(ours[name].equal(theirs[name]) for name in theirs)

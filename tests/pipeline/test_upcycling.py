@@ -50,6 +50,13 @@ def test_evaluation_has_the_upcycled_model_beside_the_others(trained):
     assert "| upcycled |" in (trained / "evaluation/report.md").read_text()
 
 
+def test_status_shows_the_upcycled_model(trained):
+    shown = json.loads(run_well("status", f"output={trained}", "json=true"))
+    assert [(row["model"], row["state"]) for row in shown] == [
+        (name, "finished") for name in ("seed_model", "dense", "upcycled", "expert0", "expert1")
+    ]
+
+
 def test_same_command_again_makes_nothing(trained):
     code, _, error = run("train", *SPARSE, f"output={trained}")
     assert code == 0 and "train: up to date" in error and "started" not in error

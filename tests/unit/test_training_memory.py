@@ -16,7 +16,7 @@ from xelm_nemo.model import memory
 from xelm_nemo.model.config import NO_FP8, FP8Config, ModelConfig, ParallelConfig, num_parameters
 from xelm_nemo.model.memory import StepSizes, head_chunk, peak_parts
 from xelm_nemo.stages import pipeline
-from xelm_nemo.stages.jobs import expert_job
+from xelm_nemo.stages.jobs import expert_job, upcycled_job
 from xelm_nemo.stages.run import Run
 
 GIB = 2**30
@@ -100,10 +100,15 @@ def test_chunks_of_the_head_are_equal(fp8, chunk):
     assert head_chunk(100, 2 * 256_128, fp8=fp8) == 256
 
 
-def xglm(*settings):
-    """An expert of XGLM-1.7B, 16 sequences a step."""
+def xelm16(*settings):
+    """A run of XGLM-1.7B's shape, 16 sequences a step of an expert."""
     common = ["+experiment=xelm16", "corpus=udhr", "seed_model=random", "model=xglm_1_7b", "precision=bf16"]
-    return expert_job(Run(compose([*common, *settings])), 0)
+    return Run(compose([*common, *settings]))
+
+
+def xglm(*settings):
+    """An expert of such a run."""
+    return expert_job(xelm16(*settings), 0)
 
 
 @pytest.mark.parametrize(
@@ -136,6 +141,14 @@ def test_advice_can_be_taken(monkeypatch):
     with pytest.raises(ConfigError) as caught:
         check_memory(xglm("training.micro_batch_size=8"), vocab_size=WORDS)
     check_memory(xglm(*re.search(r"Use (.*)\.$", str(caught.value))[1].split(" and ")), vocab_size=WORDS)
+
+
+def test_a_sparse_model_is_not_told_to_divide_what_cannot_be_divided_so(monkeypatch):
+    monkeypatch.setattr(device, "total_bytes", lambda: 25 * GIB)
+    sparse = ["upcycle.enabled=true", "upcycle.num_moe_experts=2", "training.micro_batch_size=1"]
+    with pytest.raises(ConfigError, match="Divide the model further") as caught:
+        check_memory(upcycled_job(xelm16(*sparse)), vocab_size=WORDS)
+    assert "parallel=tp" not in str(caught.value)
 
 
 def test_what_may_fit_is_not_refused(monkeypatch):

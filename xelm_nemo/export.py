@@ -2,7 +2,8 @@
 
 python -m xelm_nemo.export source=DIR output=DIR
 
-source     a model, or a folder of several (runs/<name>/experts/round0), each of which becomes a folder
+source     a model, or a folder of several (the last of runs/<name>/experts/round*), of which each becomes
+           a folder
 output     where they go
 format     hf (a Hugging Face folder), metaseq (a folder with a consolidated.pt), nemo (a NeMo checkpoint, for
            which NeMo has to be installed), averaged (a set's experts as one model folder), upcycled (a set's

@@ -74,6 +74,7 @@ class Witness(threading.Thread):
         self.status = start("status", "watch=true", "json=true", f"output={folder}")
         self.right, self.since, self.wrong = {}, {}, {}
         self.held, self.samples, self.error = {}, 0, None
+        self.last, self.largest_gap = None, 0.0  # between two lines, after the first
 
     def run(self):
         try:
@@ -82,6 +83,8 @@ class Witness(threading.Thread):
                 self.compare(json.loads(line), living, jobs, now)
                 self.release({job for job, (_, reason) in jobs.items() if reason == "BeginTime"})
                 self.samples += 1
+                self.largest_gap = max(self.largest_gap, now - (self.last or now))
+                self.last = now
         except Exception as error:
             self.error = error
             raise
@@ -118,10 +121,13 @@ class Witness(threading.Thread):
                 self.cluster.call("scontrol", "update", f"JobId={job}", "StartTime=now", check=False)
 
     def stop(self):
+        died = self.status.poll()
         self.status.terminate()
         self.join()
         self.status.communicate()
+        assert died is None, "the status command ended before it was told to"
         assert self.error is None and self.samples > 0 and self.wrong == {}
+        assert self.largest_gap < 2 * WRONG_SECONDS, "a busy machine may be late, not away"
 
 
 def is_so(said, *, lives, job):

@@ -9,6 +9,7 @@ from xelm_nemo import artifacts
 from xelm_nemo.checkpoint.facts import load_facts
 from xelm_nemo.checkpoint.store import Checkpoints
 from xelm_nemo.config.compose import compose
+from xelm_nemo.errors import ConfigError
 from xelm_nemo.expert import loop
 from xelm_nemo.expert.job import JOB, TrainJob
 from xelm_nemo.expert.loop import Watch
@@ -141,3 +142,11 @@ def test_best_of_other_settings_goes(workshop, train):
 def test_keeping_the_best_needs_validations_where_checkpoints_are():
     compose(["checkpoint.keep_best=true", "training.save_interval=200"])
     compose(["training.eval_interval=99999", "training.save_interval=7"])
+
+
+def test_each_round_needs_validations_where_its_checkpoints_are():
+    words = ["rounds=hmr", "clustering=typology", "clustering.num_clusters=2", "clustering.languages=[en,ja]"]
+    words += ["checkpoint.keep_best=true", "training.eval_interval=100", "training.save_interval=100"]
+    compose([*words, "rounds.train_iters=[400,200]", "training.train_iters=100"])
+    with pytest.raises(ConfigError, match=r"first meet at iteration 100, the last; use one .* at most 50"):
+        compose([*words, "rounds.train_iters=[400,100]", "training.train_iters=400"])

@@ -36,6 +36,25 @@ def test_texts_like_the_newcomers_go_to_its_centroid_and_the_others_where_they_w
     assert new.assign(mixed[:3]) == [2, 2, 2]
 
 
+def test_documents_without_a_known_term_do_not_pull_the_centroid_to_zero():
+    old = fit(num_clusters=2)
+    known = document(" ".join(old.features.terms[:2]), "xx")
+    unknown = [document("שלום עולם", "xx", n) for n in range(1, 10)]
+    alone, among = (with_newcomers(old, ["xx"], texts) for texts in ([known], [known, *unknown]))
+    assert alone.centroids[2].any()
+    assert among.centroids[2] == pytest.approx(alone.centroids[2])
+
+
+@pytest.mark.parametrize("known, unknown", [(0, 3), (1, 10)])
+def test_newcomer_whose_words_are_not_known_is_named(known, unknown):
+    old = fit(num_clusters=2)
+    texts = [" ".join(old.features.terms[:2])] * known + ["שלום עולם יום טוב"] * unknown
+    documents = [document(text, "he", n) for n, text in enumerate(texts)]
+    said = f"has 'he', and {known} of its {known + unknown} training documents have a term that"
+    with pytest.raises(CorpusError, match=said):
+        with_newcomers(old, ["he"], documents)
+
+
 def test_newcomer_without_a_document_is_named():
     with pytest.raises(CorpusError, match="has 'xx', and no training document says that it is of that"):
         with_newcomers(fit(), ["xx"], [document("some text", "en")])

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.helpers.submitted import record_batches, submit_all
 from xelm_nemo import artifacts
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.config.compose import compose
@@ -39,22 +40,7 @@ def run(tmp_path):
 
 @pytest.fixture
 def sent(monkeypatch):
-    """Batches instead of jobs: number and name of each, and what it waits for."""
-    batches = []
-
-    def take(batch, config, folder):
-        batches.append((batch.name.removeprefix("run-"), [job.name for job in batch.jobs], batch.after))
-        number = str(40 + len(batches))
-        return [f"{number}_{k}" for k in range(len(batch.jobs))] if len(batch.jobs) > 1 else [number]
-
-    monkeypatch.setattr(submit, "submit", take)
-    return batches
-
-
-def submit_all(run, verb="train", only=(), queued=None):
-    planned = submit.plan(run, stages_of(verb, run.config), verb, run.folder / "config.yaml", only)
-    submit.submit_all(run, planned, run.folder, {} if queued is None else queued)
-    return submit.recorded(run)
+    return record_batches(monkeypatch)
 
 
 def test_whole_run_is_one_graph(run, sent):

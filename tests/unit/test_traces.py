@@ -72,3 +72,11 @@ def test_iteration_that_the_training_does_not_have_is_refused():
         compose(["training.train_iters=20", "training.profile_iters=[0,10,21]"])
     assert "training.profile_iters=[0, 10, 21] has [0, 21], which are no" in str(caught.value)
     assert "use some of 1 to 20" in str(caught.value)
+
+
+def test_rounds_have_the_iterations_of_the_longest():
+    words = ["rounds=hmr", "clustering=typology", "clustering.num_clusters=2", "clustering.languages=[en,ja]"]
+    words += ["rounds.train_iters=[200,400]", "training.train_iters=100"]
+    compose([*words, "training.profile_iters=[400]"])
+    with pytest.raises(ConfigError, match=r"has \[401\], .* use some of 1 to 400"):
+        compose([*words, "training.profile_iters=[401]"])

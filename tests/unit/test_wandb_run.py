@@ -103,6 +103,22 @@ def test_refusal_is_one_line(wandb, job, monkeypatch):
         train(job, 0, 1)
 
 
+def test_training_that_goes_on_does_so_when_there_is_no_answer(wandb, job, monkeypatch, caplog):
+    train(job, 0, 6)
+    init = wandb.init
+
+    def refuse(**words):
+        raise wandb.Error("timed out")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    train(job, 4, 10)
+    assert "goes on without Weights & Biases (timed out)" in caplog.text
+    monkeypatch.setattr(wandb, "init", init)
+    train(job, 8, 12)
+    told = [row["iteration"] for row in wandb.rows if "valid_loss" not in row]
+    assert told == [1, 2, 3, 4, 5, 6, 9, 10, 11, 12], "the lines between are in metrics.jsonl alone"
+
+
 def test_missing_package_is_said_before_anything_is_done(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ConfigError, match="wandb_project='p' wants the package wandb"):

@@ -11,7 +11,6 @@ Shape letters: T tokens, V vocabulary, E experts.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from operator import attrgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -55,7 +54,7 @@ class Inputs:
     def sources(self) -> list[ModelSource]:
         """The experts as evaluation takes them."""
         return [
-            ModelSource(f"expert{n}", str(n), partial(attrgetter("target_log_prob"), expert))
+            ModelSource(f"expert{n}", str(n), partial(getattr, expert, "target_log_prob"))
             for n, expert in enumerate(self.experts)
         ]
 

@@ -10,12 +10,16 @@ from xelm_nemo.clustering.documents import Corpus
 from xelm_nemo.clustering.features import TextFeatures
 from xelm_nemo.errors import ConfigError, CorpusError
 
+# A document without a known term has no vector and goes to whichever centroid is shortest. Where these are
+# more than nine of ten, the new cluster would get next to nothing of its language.
+_LEAST_KNOWN = 0.1
+
 
 def with_newcomers(clusterer: Clusterer, languages: Sequence[str], documents: Corpus) -> Clusterer:
     """The clusterer with a cluster more for each language, numbered on from its own.
 
     By language, the new ones map to the new clusters. By text, each gets the mean of its documents' vectors
-    for a centroid, among the features that there are.
+    for a centroid, among the features that there are; documents without a known term count for nothing.
 
     Args:
         clusterer: by language or by text.
@@ -24,7 +28,7 @@ def with_newcomers(clusterer: Clusterer, languages: Sequence[str], documents: Co
 
     Raises:
         ConfigError: the clusterer has the language already, or knows neither text nor language.
-        CorpusError: there is no document of a language.
+        CorpusError: there is no document of a language, or hardly one has a term that the features know.
     """
     total = clusterer.num_clusters + len(languages)
     if isinstance(clusterer, TypologyClusterer):
@@ -46,13 +50,20 @@ def with_newcomers(clusterer: Clusterer, languages: Sequence[str], documents: Co
 
 
 def _mean(features: TextFeatures, language: str, documents: Corpus) -> NDArray[np.float32]:
-    total, count = np.zeros(len(features.components)), 0
+    total, count, known = np.zeros(len(features.components)), 0, 0
     for vectors in features.vectors(document.text for document in documents if document.lang == language):
         total, count = total + vectors.sum(0, dtype=np.float64), count + len(vectors)
+        known += np.count_nonzero(vectors.any(1))
     if not count:
         raise CorpusError(
             f"rounds.languages has {language!r}, and no training document says that it is of that language; "
             "add some, or set corpus.lang_key."
         )
-    mean: NDArray[np.float32] = (total / count).astype(np.float32)
+    if known < max(1, _LEAST_KNOWN * count):
+        raise CorpusError(
+            f"rounds.languages has {language!r}, and {known} of its {count} training documents have a term "
+            "that the clusterer of rounds.base knows, too few to tell it by; leave it out, or add it to a "
+            "set that was clustered by typology."
+        )
+    mean: NDArray[np.float32] = (total / known).astype(np.float32)
     return mean

@@ -69,6 +69,14 @@ def nearest_donors(known: Sequence[str]) -> dict[str, tuple[str, float]]:
     return {language: nearest_donor(language, known) for language in _table()[0] if language not in known}
 
 
+def with_distances(languages: Sequence[str]) -> list[str]:
+    """Those of the languages that the table or lang2vec holds."""
+    known, _ = _table()
+    unknown = [lang for lang in languages if lang not in known]
+    features = (syntax_features(unknown) if unknown else None) or {}
+    return [lang for lang in languages if lang in known or not np.isnan(features.get(lang, np.nan)).all()]
+
+
 def language_distances(languages: Sequence[str]) -> NDArray[np.float64]:
     """[L, L] distances, symmetric, zero on the diagonal.
 

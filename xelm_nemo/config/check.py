@@ -175,7 +175,8 @@ def _experts(config: RunConfig) -> str:
 
 def _best(config: RunConfig) -> list[str]:
     training = config.training
-    evals, saves, last = training.eval_interval, training.save_interval, training.train_iters
+    evals, saves = training.eval_interval, training.save_interval
+    last = min(config.round_iters)  # every round chooses among its own
     if not config.checkpoint.keep_best or math.lcm(evals, saves) < last:
         return []
     return [

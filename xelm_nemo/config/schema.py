@@ -28,7 +28,7 @@ FREE_KEYS = (
     "evaluation",
     "tasks",
     "router",
-    "rounds.base",  # a place; what is taken from there counts
+    "rounds.base",  # a place; stages/base.py sees that the set there is the same
     "corpus.test_split",
     "corpus.on_bad_line",  # a corpus that was read without an error has nothing to skip
     "dense.enabled",

@@ -149,7 +149,8 @@ def choice_problems(config: RunConfig) -> list[str]:
         problems.append(
             f"clustering.fit_on={fit_on!r} names no shards; use all, train/00000 or [train/00000,train/00001]"
         )
-    last, traced = config.training.train_iters, config.training.profile_iters or []
+    traced = config.training.profile_iters or []
+    last = max(config.round_iters, default=0)  # a shorter round traces those that it has
     if outside := [iteration for iteration in traced if not 1 <= iteration <= last]:
         problems.append(
             f"training.profile_iters={traced} has {outside}, which are no iterations of this training; "

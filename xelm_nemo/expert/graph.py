@@ -15,7 +15,8 @@ from torch import Tensor
 from xelm_nemo import device, parallel
 from xelm_nemo.errors import ConfigError
 from xelm_nemo.expert.data import Batch
-from xelm_nemo.model.config import ParallelConfig
+from xelm_nemo.expert.job import TrainJob
+from xelm_nemo.model.config import ParallelConfig, SparseConfig
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,14 @@ def why_no_graph(
             "attention may read past the end of the graph's memory"
         )
     return None
+
+
+def why_no_graph_of(job: TrainJob) -> str | None:
+    """What keeps a job's steps from being a CUDA graph here, beside its settings; None if nothing does."""
+    is_sparse = isinstance(job.shape, SparseConfig)
+    return why_no_graph(
+        job.parallel, seq_length=job.seq_length, document_mask=job.document_mask, is_sparse=is_sparse
+    )
 
 
 @contextmanager

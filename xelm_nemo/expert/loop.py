@@ -20,7 +20,7 @@ from xelm_nemo.expert.best import Best
 from xelm_nemo.expert.config import learning_rate
 from xelm_nemo.expert.data import Batches, check_vocabulary
 from xelm_nemo.expert.going_back import forget_later
-from xelm_nemo.expert.graph import StepGraph, own_stream, why_no_graph
+from xelm_nemo.expert.graph import StepGraph, own_stream, why_no_graph_of
 from xelm_nemo.expert.job import CHECKPOINTS, TrainJob
 from xelm_nemo.expert.memory import check_memory, report_memory
 from xelm_nemo.expert.optim import gather_weights, make_optimizer, set_learning_rate, wrap
@@ -29,7 +29,6 @@ from xelm_nemo.expert.step import find_scales, forward_backward, seed_dropout, t
 from xelm_nemo.expert.traces import Traces
 from xelm_nemo.expert.watchdog import Watchdog
 from xelm_nemo.files import write_json
-from xelm_nemo.model.config import SparseConfig
 from xelm_nemo.model.documents import mask_problem
 from xelm_nemo.model.moe import gate_balance
 from xelm_nemo.parallel import Layout
@@ -83,10 +82,7 @@ def train(job: TrainJob, watch: Watch = Watch()) -> None:
 
 
 def _can_graph(job: TrainJob) -> bool:
-    is_sparse = isinstance(job.shape, SparseConfig)
-    reason = why_no_graph(
-        job.parallel, seq_length=job.seq_length, document_mask=job.document_mask, is_sparse=is_sparse
-    )
+    reason = why_no_graph_of(job)
     if reason and device.has_cuda():
         log.info("%s: steps are not run as CUDA graphs: %s", job.name, reason)
     return reason is None

@@ -8,12 +8,11 @@ from pathlib import Path
 from xelm_nemo import device
 from xelm_nemo.checkpoint.facts import load_facts
 from xelm_nemo.errors import ConfigError
-from xelm_nemo.expert.graph import why_no_graph
+from xelm_nemo.expert.graph import why_no_graph_of
 from xelm_nemo.expert.job import TrainJob
 from xelm_nemo.model.config import (
     ParallelConfig,
     PrecisionConfig,
-    SparseConfig,
     fp8_problems,
     layout_problems,
 )
@@ -132,9 +131,6 @@ def _parts(job: TrainJob, vocab_size: int) -> Parts:
         num_micro_batches=job.global_batch_size // batch,
     )
     parts = peak_parts(sizes)
-    is_sparse = isinstance(job.shape, SparseConfig)
-    graphed = job.cuda_graphs and not why_no_graph(
-        job.parallel, seq_length=job.seq_length, document_mask=job.document_mask, is_sparse=is_sparse
-    )
+    graphed = job.cuda_graphs and why_no_graph_of(job) is None
     # The memory that a graph is recorded in is its own, so a validation's logits lie beside it.
     return parts | {"validation": parts["head"]} if graphed and "head" in parts else parts

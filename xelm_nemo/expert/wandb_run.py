@@ -5,6 +5,7 @@ attempt has told, where its values are the same anyway.
 """
 
 import dataclasses
+import logging
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,8 @@ from xelm_nemo.errors import ConfigError
 from xelm_nemo.expert.job import TrainJob
 from xelm_nemo.files import read_json, write_json
 from xelm_nemo.launch import signals
+
+log = logging.getLogger(__name__)
 
 WANDB = "wandb.json"  # in the job's folder: the run's id, and the last iteration told of each kind of line
 
@@ -25,7 +28,7 @@ class WandbRun:
         """Begin the run, or go on with it.
 
         Raises:
-            ConfigError: W&B does not answer, or wants a login.
+            ConfigError: W&B does not answer, or wants a login, and never was told of this training.
         """
         import wandb
 
@@ -36,7 +39,7 @@ class WandbRun:
         write_json(self._path, self._told, only_if_changed=True)
         try:
             with signals.blocked(job.stop_signals):  # W&B's own process is to outlive them
-                self._run = wandb.init(
+                self._run: Any = wandb.init(
                     project=job.wandb_project,
                     name=job.name,
                     id=self._told["id"],
@@ -46,6 +49,12 @@ class WandbRun:
                     settings=wandb.Settings(console="off"),  # train.log has it
                 )
         except wandb.Error as error:
+            if len(self._told) > 1:  # it has answered before, and a training is worth more than its picture
+                log.warning(
+                    "%s goes on without Weights & Biases (%s); metrics.jsonl has its lines", job.name, error
+                )
+                self._run = None
+                return
             raise ConfigError(
                 f"training.wandb_project={job.wandb_project!r}: {error}; log in with `wandb login`, or set "
                 "WANDB_MODE=offline and send the run later with `wandb sync`."
@@ -55,7 +64,7 @@ class WandbRun:
     def show(self, line: Mapping[str, float]) -> None:
         """Tell a line of metrics that was not told before."""
         kind, iteration = "valid_loss" if "valid_loss" in line else "loss", line["iteration"]
-        if iteration <= self._told.get(kind, 0):
+        if self._run is None or iteration <= self._told.get(kind, 0):
             return
         # First: a kill in between leaves a point out, and doubles none.
         self._told[kind] = iteration

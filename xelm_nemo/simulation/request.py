@@ -1,5 +1,6 @@
 """What is asked of a simulation on the command line."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ class Request:
         Raises:
             ConfigError: one is missing, or its value cannot be.
         """
+        if bare := [word for word in words if "=" not in word]:
+            raise ConfigError(f"{bare[0]!r} has no value; write {bare[0]}=VALUE.")
         given = dict(word.split("=", 1) for word in words)
         if missing := [key for key in ("rates", "gpus") if not given.get(key)]:
             raise ConfigError(
@@ -42,7 +45,7 @@ class Request:
             [_number("gpus", value, 1) for value in given["gpus"].strip("[]").split(",")],
             _number("courses", given.get("courses", "100"), 1),
             _number("seed", given.get("seed", "1"), 0),
-            Path(given["plot"]) if "plot" in given else None,
+            _picture(given["plot"]) if "plot" in given else None,
             "json" in given,
         )
 
@@ -60,6 +63,22 @@ def answer(config: RunConfig, request: Request) -> None:
     if request.plot:
         title = f"{config.name}: {config.clustering.num_clusters} experts, or a dense model of equal tokens"
         draw(request.plot, found, title)
+
+
+def _picture(value: str) -> Path:
+    """Seen to now: a simulation may take long, and its picture comes last."""
+    path = Path(value)
+    opened = path if path.exists() else path.parent
+    if (
+        path.suffix.lower() != ".png"
+        or path.is_dir()
+        or not path.parent.is_dir()
+        or not os.access(opened, os.W_OK)
+    ):
+        raise ConfigError(
+            f"plot={value!r} cannot be written; give a file named .png in a folder that is there."
+        )
+    return path
 
 
 def _number(key: str, value: str, least: int) -> int:

@@ -1,6 +1,8 @@
 """Experts made one model: `python -m xelm_nemo.export source=SET format=averaged|upcycled output=DIR`."""
 
 import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ def export_average(source: Path, output: Path, average: str | None, clusters: in
     """Write the average of a set's experts as a model folder.
 
     Args:
-        source: the set's folder, `runs/<name>/experts/round0`.
+        source: the set's folder, the last `runs/<name>/experts/round<r>`; an earlier round's does too.
         output: the model folder.
         average: None or "equal"; a language, whose documents weigh the experts as X-ELM does; or weights such
             as "expert0:2,expert3:1", experts that are not named having none.
@@ -32,7 +34,7 @@ def export_average(source: Path, output: Path, average: str | None, clusters: in
     """
     experts = _experts(source)
     models = {expert["name"]: source / expert["model"] for expert in experts}
-    cluster_of = {expert["name"]: expert["cluster"] for expert in experts}
+    clusters_of = {expert["name"]: expert.get("clusters", [expert["cluster"]]) for expert in experts}
     is_of_language = average not in (None, _EQUAL) and ":" not in str(average)
     if clusters is not None and not is_of_language:
         raise ConfigError(
@@ -41,7 +43,7 @@ def export_average(source: Path, output: Path, average: str | None, clusters: in
     if average in (None, _EQUAL):
         weights = dict.fromkeys(models, 1.0)
     elif is_of_language:
-        weights = _of_language(source, str(average), cluster_of, clusters)
+        weights = _of_language(source, str(average), clusters_of, clusters)
     else:
         weights = dict.fromkeys(models, 0.0) | _given(str(average))
     average_models(models, weights, output)
@@ -51,7 +53,7 @@ def export_upcycled(source: Path, output: Path, moe_layer_freq: int | None) -> N
     """Write a set's experts as one sparse model folder: their feed-forward parts its moe_experts (BTX).
 
     Args:
-        source: the set's folder, `runs/<name>/experts/round0`.
+        source: the set's folder, the last `runs/<name>/experts/round<r>`; an earlier round's does too.
         output: the model folder.
         moe_layer_freq: the last of every so many layers is sparse; None: every second one.
 
@@ -75,7 +77,9 @@ def export_upcycled(source: Path, output: Path, moe_layer_freq: int | None) -> N
 def _experts(source: Path) -> list[dict[str, Any]]:
     """What the file of a set says of its experts."""
     if not (source / SET).is_file():
-        raise ArtifactError(f"source={str(source)!r} is no set of experts; give runs/<name>/experts/round0.")
+        raise ArtifactError(
+            f"source={str(source)!r} is no set of experts; give the last of runs/<name>/experts/round*."
+        )
     experts: list[dict[str, Any]] = read_json(source / SET)["experts"]
     return experts
 
@@ -91,7 +95,7 @@ def _given(average: str) -> dict[str, float]:
 
 
 def _of_language(
-    source: Path, language: str, cluster_of: dict[str, int], clusters: int | None
+    source: Path, language: str, clusters_of: Mapping[str, Sequence[int]], clusters: int | None
 ) -> dict[str, float]:
     reports = (folder / "clusters" / REPORT_JSON for folder in source.parents)
     report = next((path for path in reports if path.is_file()), None)
@@ -101,5 +105,7 @@ def _of_language(
             "language each expert has seen; give weights, such as average='expert0:2,expert3:1'."
         )
     documents = {row["cluster"]: row["languages"] for row in read_json(report)["clusters"]}
-    of_experts = [documents[cluster] for cluster in cluster_of.values()]
-    return dict(zip(cluster_of, language_weights(of_experts, language, clusters=clusters), strict=True))
+    of_experts = [
+        sum((Counter(documents[cluster]) for cluster in own), Counter[str]()) for own in clusters_of.values()
+    ]
+    return dict(zip(clusters_of, language_weights(of_experts, language, clusters=clusters), strict=True))

@@ -193,7 +193,7 @@ def _find_models(source: Path) -> dict[str, Path]:
     models = {folder.parent.name: folder for folder in sorted(source.glob(f"*/{MODEL}"))}
     if not models:
         raise ArtifactError(
-            f"source={str(source)!r} holds no finished model; give runs/<name>/experts/round0."
+            f"source={str(source)!r} holds no finished model; give the last of runs/<name>/experts/round*."
         )
     return models
 

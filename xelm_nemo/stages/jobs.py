@@ -110,8 +110,14 @@ def _planned_job(run: Run, expert: PlannedExpert, like: TrainJob | None = None) 
         clusters=list(expert.reads),
         train_iters=config.round_iters[expert.round],
         global_batch_size=config.batch_size(expert.round),
+        seed=_round_seed(config.training.seed, expert.round),
         resume_at=config.checkpoint.resume_at if is_last else None,
     )
+
+
+def _round_seed(seed: int, number: int) -> int:
+    """A round's own, of order and dropout: else a child goes through its parent's sequences again."""
+    return (seed + number) % 2**32  # as far as training.seed may go
 
 
 def _name(run: Run, number: int, cluster: int) -> str:

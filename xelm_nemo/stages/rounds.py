@@ -1,6 +1,6 @@
 """The rounds of a run: which expert begins from which, as settings, the tree and a finished set have it."""
 
-from xelm_nemo.clustering.typology import nearest_donor
+from xelm_nemo.clustering.typology import nearest_donor, with_distances
 from xelm_nemo.config.rounds import planned_rounds
 from xelm_nemo.errors import ConfigError
 from xelm_nemo.rounds.plan import Rounds
@@ -19,11 +19,29 @@ def rounds_of(run: Run) -> Rounds:
 
 
 def donors(run: Run) -> list[int]:
-    """For each language that the run adds, the expert of the set whose language is nearest."""
+    """For each language that the run adds, the expert of the set whose language is nearest.
+
+    Languages of the set that have no distances, such as those of a set by text, are no donors.
+
+    Raises:
+        ArtifactError: the run adds to a set that is not there.
+        ConfigError: a new language has no distances, or no language of the set has any.
+    """
     if run.base is None:
         return []
-    known = language_experts(run.base)
-    return [known[nearest_donor(new, list(known))[0]] for new in run.config.rounds.languages or []]
+    known, new = language_experts(run.base), run.config.rounds.languages or []
+    among, placed = with_distances(list(known)), with_distances(new)
+    if lost := [language for language in new if language not in placed]:
+        raise ConfigError(
+            f"rounds.languages={new} has {lost}, which are not in xelm_nemo/data/typology_distances.json nor "
+            "in lang2vec's data (`pip install lang2vec`); leave them out."
+        )
+    if not among:
+        raise ConfigError(
+            f"rounds.base={run.config.rounds.base!r} has no expert for a language that distances are known "
+            f"of, its own are {list(known)}; set it to a set that has."
+        )
+    return [known[nearest_donor(language, among)[0]] for language in new]
 
 
 def check_base(run: Run) -> None:
@@ -60,8 +78,12 @@ def ancestors_tokens(run: Run, name: str) -> int:
     """An expert's share of the tokens that those before it in its line were trained on.
 
     Each leaves its tokens to all that come of it in the last round, in equal parts, so that a set's tokens
-    are those of all rounds.
+    are those of all rounds. An expert that the run has from a finished set has the share that it has there.
+    One that it adds counts its own tokens alone: its donor, which is in the set too, keeps those it has.
     """
+    if run.base is not None:
+        old = [f"expert{cluster}" for cluster in range(run.config.own_clusters[0])]
+        return ancestors_tokens(run.base, name) if name in old else 0
     *before, last = rounds_of(run)
     cluster = next((expert.cluster for expert in last if f"expert{expert.cluster}" == name), None)
     config, total = run.sized, 0

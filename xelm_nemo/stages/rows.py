@@ -1,22 +1,27 @@
 """What is known of each model of a run, from its folder; SLURM is asked too where it has jobs."""
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xelm_nemo import lock
+from xelm_nemo import artifacts, lock
+from xelm_nemo.artifacts import MANIFEST
+from xelm_nemo.checkpoint.config import SeedModelConfig
 from xelm_nemo.checkpoint.iterations import iteration_folders
 from xelm_nemo.config.compose import from_yaml
-from xelm_nemo.errors import RunFolderError
-from xelm_nemo.expert.job import CHECKPOINTS, TrainJob
+from xelm_nemo.errors import ArtifactError, RunFolderError
+from xelm_nemo.expert.job import CHECKPOINTS, JOB, TrainJob
+from xelm_nemo.files import fingerprint
 from xelm_nemo.launch import slurm
 from xelm_nemo.launch.slurm import Queued
 from xelm_nemo.launch.state import CANCELLED, GO_ON, LOST, STOPPED, State, read_state
 from xelm_nemo.log import METRICS, read_metrics
-from xelm_nemo.stages.jobs import all_rounds, baseline_jobs, is_finished, seed_job
+from xelm_nemo.rounds.config import RoundsConfig
+from xelm_nemo.stages.jobs import all_rounds, baseline_jobs, expert_job, is_finished, seed_job
 from xelm_nemo.stages.run import CONFIG, Run
 from xelm_nemo.stages.submit import recorded
 
@@ -59,10 +64,34 @@ def open_run(folder: Path) -> Run:
 
 
 def models(run: Run) -> list[TrainJob]:
-    """Every model that the run trains: the seed model, the baselines, the experts of every round."""
+    """Every model that the run trains: the seed model, the baselines, the experts of every round.
+
+    Where the set that the run adds to is not to be found, as the run's own files have them.
+    """
+    try:
+        return _planned(run)
+    except ArtifactError:
+        if run.config.rounds.base is None:
+            raise
+        return _as_started(run)
+
+
+def _planned(run: Run) -> list[TrainJob]:
     jobs = [seed_job(run)] if run.config.seed_model.train_iters else []
     jobs += baseline_jobs(run)
     return jobs + [job for experts in all_rounds(run) for job in experts]
+
+
+def _as_started(run: Run) -> list[TrainJob]:
+    """The experts that the run adds to a set, without that set; one not begun has place and length alone."""
+    config = dataclasses.replace(run.config, rounds=RoundsConfig(), seed_model=SeedModelConfig())
+    jobs = [expert_job(Run(config), cluster) for cluster in run.config.own_clusters]
+    return [
+        dataclasses.replace(TrainJob.load(Path(job.folder)), folder=job.folder)
+        if (Path(job.folder) / JOB).is_file()
+        else job
+        for job in jobs
+    ]
 
 
 def rows(run: Run) -> list[Row]:
@@ -106,7 +135,7 @@ def _fares(
     job: TrainJob, state: State | None, record: Any, here: Queued | None, *, queue_answers: bool
 ) -> tuple[str, str]:
     """The state of a model and the reason for it, from the surest source to the least sure."""
-    if is_finished(job):
+    if is_finished(job) or _was_finished(job):
         return "finished", ""
     if state and state.end is None and not state.is_silent:
         return "running", ""
@@ -126,6 +155,15 @@ def _fares(
     if lock.is_held(Path(job.folder)):
         return "running", ""
     return ("out of date", "") if job.model_folder.is_dir() else ("waiting", "")
+
+
+def _was_finished(job: TrainJob) -> bool:
+    """Whether a model is whole whose init was of a set that has moved: by all else that the job was."""
+    of_this_run = Path(job.folder).parents[2] in Path(job.init).parents
+    if of_this_run or Path(job.init).exists() or not (job.model_folder / MANIFEST).is_file():
+        return False
+    recorded = artifacts.check(job.model_folder, "model")["recipe"]["settings"]
+    return fingerprint(recorded) == fingerprint(dict(job.recipe().settings))
 
 
 def _waits(here: Queued, own: State | None) -> tuple[str, str]:

@@ -47,6 +47,8 @@ def tokenizer_source(run: Run) -> str | None:
 
 
 def _tokenizer_recipe(run: Run) -> Recipe:
+    if run.base is not None:  # which may move
+        return Recipe("tokenizer", {}, {"source": run.base.tokenizer})
     source = tokenizer_source(run)
     if source is None:
         settings = dataclasses.asdict(run.config.tokenizer) | run.corpus_keys()

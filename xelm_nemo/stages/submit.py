@@ -53,7 +53,7 @@ def plan(run: Run, stages: Sequence[Stage], verb: str, config: Path, only: Colle
         stages: those that the verb needs, in order.
         verb: the command.
         config: the file that the jobs read their configuration from.
-        only: names of models; empty: all.
+        only: names of models, which bring those that they begin from and that begin from them; empty: all.
     """
     names = [stage.name for stage in stages]
     first = next((k for k, stage in enumerate(stages) if not stage.is_current(run)), len(stages))
@@ -62,11 +62,25 @@ def plan(run: Run, stages: Sequence[Stage], verb: str, config: Path, only: Colle
         chosen = [stage for stage in missing if stage.name != "prepare" or stage.name == verb]
         return Plan([_steps(run, stage, config) for stage in chosen], [], None)
     before = [stage for stage in missing if stage.name in ("cluster", "shard", "branch")]
-    models = [job for job in round_jobs(run) if not only or job.name in only]
+    models = round_jobs(run)
     if not before:
         models = to_train(models)
+    if only:
+        models = _line(models, only)
     closing = _stage_job(run, verb, config) if missing else None
     return Plan([_steps(run, stage, config) for stage in before], models, closing)
+
+
+def _line(jobs: Sequence[TrainJob], names: Collection[str]) -> list[TrainJob]:
+    """The named ones of these jobs, in order, with their descendants and all ancestors among them."""
+    made_by, chosen = {str(job.model_folder): job.name for job in jobs}, set(names)
+    for job in jobs:  # an ancestor comes before its descendants
+        if made_by.get(job.init) in chosen:
+            chosen.add(job.name)
+    for job in reversed(jobs):
+        if job.name in chosen and job.init in made_by:
+            chosen.add(made_by[job.init])
+    return [job for job in jobs if job.name in chosen]
 
 
 def scripts(run: Run, planned: Plan) -> list[str]:

@@ -54,6 +54,7 @@ def _row(job: TrainJob, cluster: int, rows: Sequence[Mapping[str, Any]], folder:
         "name": job.model_folder.parent.name,
         "model": str(job.model_folder.relative_to(folder)),
         "cluster": cluster,
+        "clusters": [row["cluster"] for row in rows],
         "languages": list(dict.fromkeys(language for row in rows for language in row["languages"])),
         "documents": sum(row["documents"] for row in rows),
     }

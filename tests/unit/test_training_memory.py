@@ -13,7 +13,14 @@ from xelm_nemo.expert import loop
 from xelm_nemo.expert.job import TrainJob
 from xelm_nemo.expert.memory import check_memory, describe, report_memory
 from xelm_nemo.model import memory
-from xelm_nemo.model.config import NO_FP8, FP8Config, ModelConfig, ParallelConfig, num_parameters
+from xelm_nemo.model.config import (
+    NO_FP8,
+    FP8Config,
+    ModelConfig,
+    ParallelConfig,
+    SparseConfig,
+    num_parameters,
+)
 from xelm_nemo.model.memory import StepSizes, head_chunk, peak_parts
 from xelm_nemo.stages import pipeline
 from xelm_nemo.stages.jobs import expert_job, upcycled_job
@@ -80,6 +87,21 @@ def test_weights_gradients_and_optimizer_are_counted_in_bytes_a_weight():
     assert [bf16[name] / count for name in names] == [2, 4, 12]
     assert [fp32[name] / count for name in names] == [4, 4, 8]
     assert peak_parts(sizes(layout=DP4))["optimizer"] / count == 3
+
+
+@pytest.mark.parametrize("ep, own", [(16, 2), (32, 1)])
+def test_moe_experts_are_whole_on_every_tensor_parallel_rank(ep, own):
+    sparse = SparseConfig(
+        **dataclasses.asdict(XGLM_1_7B), num_moe_experts=32, moe_expert_capacity_factor=None
+    )
+    layout = ParallelConfig(8, data_parallel_size=4, sequence_parallel=True, expert_model_parallel_size=ep)
+    one = 2 * 2048 * 8192 + 8192 + 2048
+    divided = (num_parameters(XGLM_1_7B, WORDS) - 12 * one) / 8
+    whole = 12 * (own * one + 32 * 2048)
+    parts = peak_parts(sizes(sparse, layout))
+    assert parts["weights"] == 2 * (divided + whole)
+    assert parts["gradients"] == 4 * (divided + whole)
+    assert parts["optimizer"] == pytest.approx(12 * (divided / 4 + whole / (32 / ep)))
 
 
 def test_recomputation_keeps_the_inputs_of_layers():

@@ -176,14 +176,6 @@ def moe_elements(shape: ModelConfig) -> int:
     return 2 * shape.hidden_size * shape.ffn_hidden_size + shape.ffn_hidden_size + shape.hidden_size
 
 
-def added_elements(shape: ModelConfig, expert_model_parallel_size: int = 1) -> int:
-    """Weights that a layer with moe_experts has on a rank beyond those of one without."""
-    if not isinstance(shape, SparseConfig):
-        return 0
-    own = shape.num_moe_experts // expert_model_parallel_size
-    return (own - 1) * moe_elements(shape) + shape.num_moe_experts * shape.hidden_size
-
-
 def num_parameters(shape: ModelConfig, vocab_size: int) -> int:
     """Weights of a model, the padding of its vocabulary included."""
     H, F, width = shape.hidden_size, shape.ffn_hidden_size, shape.word_embed_proj_dim or shape.hidden_size
@@ -192,7 +184,10 @@ def num_parameters(shape: ModelConfig, vocab_size: int) -> int:
     projections = 2 * H * width if shape.word_embed_proj_dim else 0
     final_norm = 0 if shape.post_layernorm else 2 * H
     words = padded_vocab_size(vocab_size) * width
-    sparse = len(shape.moe_layers) * added_elements(shape) if isinstance(shape, SparseConfig) else 0
+    sparse = 0
+    if isinstance(shape, SparseConfig):
+        added = (shape.num_moe_experts - 1) * moe_elements(shape) + shape.num_moe_experts * H  # with a gate
+        sparse = len(shape.moe_layers) * added
     return shape.num_layers * layer + sparse + words + positions + projections + final_norm
 
 

@@ -27,8 +27,8 @@ from xelm_nemo.model.config import (
     ModelConfig,
     ParallelConfig,
     SparseConfig,
-    added_elements,
     matrix_elements,
+    moe_elements,
     num_parameters,
     padded_vocab_size,
 )
@@ -112,18 +112,27 @@ def _stage_parts(sizes: StepSizes, stage: int) -> Parts:
 
 
 def _num_weights(sizes: StepSizes, layers: int, *, has_words: bool) -> int:
+    """Weights that tensor parallelism divides."""
     dense = sizes.shape.dense if isinstance(sizes.shape, SparseConfig) else sizes.shape
     without = num_parameters(replace(dense, num_layers=0), sizes.vocab_size)
     layer = num_parameters(replace(dense, num_layers=1), sizes.vocab_size) - without
-    return layers * layer + (without if has_words else 0)
+    replaced = _num_sparse(sizes.shape, layers) * moe_elements(dense)
+    return layers * layer - replaced + (without if has_words else 0)
 
 
 def _num_expert_weights(sizes: StepSizes, layers: int) -> int:
-    """A rank's weights of moe_experts beyond those that dense layers have."""
-    if not isinstance(sizes.shape, SparseConfig):
+    """A rank's weights of moe_experts and gates, which are whole at any tensor parallelism."""
+    shape = sizes.shape
+    if not isinstance(shape, SparseConfig):
         return 0
-    sparse = -(-layers // sizes.shape.moe_layer_freq)
-    return sparse * added_elements(sizes.shape, sizes.layout.expert_model_parallel_size)
+    own = shape.num_moe_experts // sizes.layout.expert_model_parallel_size
+    gate = shape.num_moe_experts * shape.hidden_size
+    return _num_sparse(shape, layers) * (own * moe_elements(shape) + gate)
+
+
+def _num_sparse(shape: ModelConfig, layers: int) -> int:
+    """How many of so many layers, at most, have moe_experts."""
+    return -(-layers // shape.moe_layer_freq) if isinstance(shape, SparseConfig) else 0
 
 
 def _layer_input_bytes(sizes: StepSizes) -> float:

@@ -35,8 +35,10 @@ class Gate(TopKRouter):
         else:
             own, self.config = self.config, copy.copy(self.config)
             self.config.moe_expert_capacity_factor = None
-            probs_TE, chosen_TE = super().routing(logits)
-            self.config = own
+            try:
+                probs_TE, chosen_TE = super().routing(logits)
+            finally:
+                self.config = own
         if factor is not None and self.training:
             probs_TE = probs_TE / probs_TE.sum(-1, keepdim=True).clamp_min(1e-9)
         if self.training and torch.is_grad_enabled():  # not again where layers are computed a second time
@@ -87,9 +89,9 @@ def gate_balance(model: nn.Module, *, tensor_model_parallel_size: int) -> dict[s
     All ranks of a model call it, for each has seen other tokens or layers.
 
     Returns:
-        Means over layers. "moe_aux_loss": 1 where gates are even, before its coefficient; "moe_load_max" and
-        "moe_load_min": tokens of the most and the least used moe_expert, in shares of the mean;
-        "moe_dropped": share of choices that found no room.
+        Means over layers. "moe_aux_loss": 1 where gates are even, before its coefficient, and not there where
+        that is 0, for it is then not computed; "moe_load_max" and "moe_load_min": tokens of the most and the
+        least used moe_expert, in shares of the mean; "moe_dropped": share of choices that found no room.
     """
     config: Any = model.config
     if config.num_moe_experts is None:
@@ -108,9 +110,9 @@ def gate_balance(model: nn.Module, *, tensor_model_parallel_size: int) -> dict[s
         return {}
     aux, tokens, calls, load_LE = used[:, 0], used[:, 1], used[:, 2], used[:, 3:]
     mean_L = load_LE.mean(1).clamp_min(1e-9)
-    return {
-        # Under sequence parallelism each rank has a part of a micro-batch's loss.
-        "moe_aux_loss": float((aux / calls).mean()) * tensor_model_parallel_size,
+    # Under sequence parallelism each rank has a part of a micro-batch's loss.
+    loss = {"moe_aux_loss": float((aux / calls).mean()) * tensor_model_parallel_size}
+    return (loss if config.moe_aux_loss_coeff else {}) | {
         "moe_load_max": float((load_LE.amax(1) / mean_L).mean()),
         "moe_load_min": float((load_LE.amin(1) / mean_L).mean()),
         "moe_dropped": float((1 - load_LE.sum(1) / (tokens * config.moe_router_topk)).mean()),

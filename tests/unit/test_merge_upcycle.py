@@ -114,9 +114,10 @@ def test_gates_are_the_same_in_every_run_and_differ_between_layers():
     [
         ({"moe_layer_freq": 3}, r"upcycle.moe_layer_freq=3 does not divide model.num_layers=4; use one of"),
         ({"moe_router_topk": 5}, r"upcycle.moe_router_topk=5 is more than upcycle.num_moe_experts=4"),
+        ({"moe_expert_capacity_factor": 2.5}, r"=2.5 leaves room for every token .*; set it to null"),
         (
-            {"moe_expert_capacity_factor": 2.5},
-            r"=2.5 leaves room for more than every token .*; set it to null",
+            {"num_moe_experts": 7, "moe_router_topk": 3, "moe_expert_capacity_factor": 7 / 3},
+            r"=2.33333 leaves room for every token .*; set it to null",
         ),
     ],
 )

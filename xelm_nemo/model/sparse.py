@@ -12,7 +12,7 @@ def sparse_problems(shape: ModelConfig, layout: ParallelConfig) -> list[str]:
     if shape.num_layers % shape.moe_layer_freq:
         problems.append(
             f"upcycle.moe_layer_freq={shape.moe_layer_freq} does not divide model.num_layers="
-            f"{shape.num_layers}; use one of {_divisors(shape.num_layers)}"
+            f"{shape.num_layers}; use one of {divisors(shape.num_layers)}"
         )
     if shape.post_layernorm:
         problems.append(
@@ -22,7 +22,7 @@ def sparse_problems(shape: ModelConfig, layout: ParallelConfig) -> list[str]:
     if shape.num_moe_experts % ep:
         problems.append(
             f"parallel.expert_model_parallel_size={ep} does not divide upcycle.num_moe_experts="
-            f"{shape.num_moe_experts}; use one of {_divisors(shape.num_moe_experts)}"
+            f"{shape.num_moe_experts}; use one of {divisors(shape.num_moe_experts)}"
         )
     return problems + _rank_problems(layout)
 
@@ -38,12 +38,15 @@ def _dense_problems(ep: int) -> list[str]:
 
 def _gate_problems(shape: SparseConfig) -> list[str]:
     experts, topk, factor = shape.num_moe_experts, shape.moe_router_topk, shape.moe_expert_capacity_factor
+    # Megatron rounds room up: for nearly all tokens it can be one more than there are, but not where every
+    # moe_expert is chosen anyway, for its numbers are then whole.
+    most = 1.0 if topk == experts else 1 - 1e-9
     problems = []
     if topk > experts:
         problems.append(f"upcycle.moe_router_topk={topk} is more than upcycle.num_moe_experts={experts}")
-    elif factor is not None and factor * topk > experts:
+    elif factor is not None and factor * topk / experts > most:
         problems.append(
-            f"upcycle.moe_expert_capacity_factor={factor:g} leaves room for more than every token "
+            f"upcycle.moe_expert_capacity_factor={factor:g} leaves room for every token "
             f"(x upcycle.moe_router_topk={topk} / upcycle.num_moe_experts={experts}); set it to null"
         )
     return problems
@@ -57,7 +60,7 @@ def _rank_problems(layout: ParallelConfig) -> list[str]:
         problems.append(
             f"parallel.expert_model_parallel_size={ep} does not divide the {ranks} ranks of "
             f"parallel.data_parallel_size={layout.data_parallel_size} and tensor parallelism; use one of "
-            f"{_divisors(ranks)}"
+            f"{divisors(ranks)}"
         )
     if tp > 1 and (ep == 1 or not layout.sequence_parallel):
         problems.append(
@@ -67,5 +70,6 @@ def _rank_problems(layout: ParallelConfig) -> list[str]:
     return problems
 
 
-def _divisors(number: int) -> list[int]:
+def divisors(number: int) -> list[int]:
+    """What divides a number, upwards."""
     return [size for size in range(1, number + 1) if number % size == 0]

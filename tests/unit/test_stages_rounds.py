@@ -10,10 +10,12 @@ from tests.helpers.rounds import TREE, finish, make_inputs, opened
 from tests.helpers.submitted import record_batches, submit_all
 from xelm_nemo import artifacts
 from xelm_nemo.artifacts import Recipe
+from xelm_nemo.checkpoint.facts import ModelFacts, write_facts
 from xelm_nemo.clustering.typology import XELM_LANGUAGES
 from xelm_nemo.config.compose import compose
 from xelm_nemo.errors import ConfigError
 from xelm_nemo.launch.slurm import Queued
+from xelm_nemo.model.config import ModelConfig
 from xelm_nemo.stages import averaging, submit
 from xelm_nemo.stages.jobs import all_rounds, dense_job, expert_job, finished_models, round_jobs
 from xelm_nemo.stages.models import models_table
@@ -75,6 +77,20 @@ def test_experts_share_the_tokens_of_their_ancestors(run):
     spent = sum(job.train_iters * job.tokens_per_iteration for jobs in before for job in jobs)
     assert sum(ancestors_tokens(run, job.name) for job in leaves) == spent
     assert ancestors_tokens(run, "dense") == 0
+
+
+@pytest.mark.parametrize("name, before", [("upcycled", 1001), ("seed_model", 0)])
+def test_tokens_of_a_model_that_is_trained_on_count_once_in_a_set_and_a_seed_models_do_not(
+    tmp_path, name, before
+):
+    facts = ModelFacts(ModelConfig(), 300, "fp32", "none", consumed_tokens=1001, name=name)
+    with artifacts.build(tmp_path / "model", Recipe("model", {})) as part:
+        write_facts(part, facts)
+    source = ["seed_model.source=model", f"seed_model.path={tmp_path / 'model'}"]
+    run = opened(tmp_path, "dense.enabled=true", *source)
+    leaves = all_rounds(run)[-1]
+    assert dense_job(run).tokens_before == sum(job.tokens_before for job in leaves) == before
+    assert len({job.tokens_before for job in leaves}) <= 2
 
 
 @pytest.mark.parametrize("seed, seeds", [(7, [7, 8, 9]), (2**32 - 1, [2**32 - 1, 0, 1])])

@@ -28,7 +28,7 @@ _NOT_IDENTITY = {
     *("folder", "init", "tokens", "tokenizer", "parallel", "threads", "deterministic", "cuda_graphs"),
     *("log_interval", "save_interval", "eval_interval", "eval_sequences", "stop_signals", "step_timeout"),
     *("keep_last", "keep_best", "keep_optimizer", "resume_at", "skip_bad_steps", "profile_iters"),
-    "wandb_project",
+    *("wandb_project", "tokens_before"),
 }
 
 
@@ -57,6 +57,7 @@ class TrainJob:
     eval_sequences: int
     fp8: FP8Config = NO_FP8
     document_mask: bool = False  # tokens see their own document alone
+    tokens_before: int = 0  # that count as the model's, besides those that it is trained on here
     skip_bad_steps: int = 0  # in a row, of a gradient that is no number
     keep_last: int = 2  # checkpoints
     keep_best: bool = False  # weights of the lowest validation loss

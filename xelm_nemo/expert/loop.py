@@ -263,7 +263,7 @@ class Trainer:
             dtype=job.dtype,
             tokenizer=job.tokenizer,
             iteration=self.iteration,
-            consumed_tokens=self.iteration * job.tokens_per_iteration,
+            consumed_tokens=job.tokens_before + self.iteration * job.tokens_per_iteration,
             parent=job.init,
             name=job.name,
         )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xelm_nemo import artifacts
+from xelm_nemo.checkpoint.facts import load_facts
 from xelm_nemo.config.schema import RunConfig
 from xelm_nemo.errors import ArtifactError
 from xelm_nemo.expert.config import OptimConfig
@@ -16,6 +17,7 @@ from xelm_nemo.stages.rounds import rounds_of
 from xelm_nemo.stages.run import Run, inherited
 
 WORKER = "xelm_nemo.expert"
+SEED_MODEL = "seed_model"
 UPCYCLED = "upcycled"  # the sparse baseline's name
 
 
@@ -24,12 +26,13 @@ def seed_job(run: Run) -> TrainJob:
     config, seed_model = run.config, run.config.seed_model
     return dataclasses.replace(
         _from_seed_model(run),
-        name="seed_model",
+        name=SEED_MODEL,
         folder=str(run.seed_model),
         init=str(run.seed_init),
         optim=_with_rate(config.optim, seed_model.lr),
         train_iters=seed_model.train_iters,
         seed=seed_model.seed,
+        tokens_before=_source_tokens(run),
         resume_at=None,  # that is for the experts and the dense model
         threads=seed_model.threads,
     )
@@ -102,14 +105,16 @@ def _jobs(run: Run, rounds: Rounds) -> list[list[TrainJob]]:
 
 def _planned_job(run: Run, expert: PlannedExpert, like: TrainJob | None = None) -> TrainJob:
     config, is_last = run.config, expert.round == len(run.config.round_sizes) - 1
+    like = like or _from_seed_model(run)
     return dataclasses.replace(
-        like or _from_seed_model(run),
+        like,
         name=_name(run, expert.round, expert.cluster),
         folder=str(_folder(run, expert.round, expert.cluster)),
         init=str(_init(run, expert)),
         clusters=list(expert.reads),
         train_iters=config.round_iters[expert.round],
         global_batch_size=config.batch_size(expert.round),
+        tokens_before=_share(run, like.tokens_before, expert.reads),
         seed=_round_seed(config.training.seed, expert.round),
         resume_at=config.checkpoint.resume_at if is_last else None,
     )
@@ -159,6 +164,7 @@ def _from_seed_model(run: Run) -> TrainJob:
         micro_batch_size=training.micro_batch_size,
         seq_length=config.seq_length,
         document_mask=training.document_mask,
+        tokens_before=_tokens_before(run),
         seed=training.seed,
         log_interval=training.log_interval,
         save_interval=training.save_interval,
@@ -177,6 +183,33 @@ def _from_seed_model(run: Run) -> TrainJob:
         step_timeout=config.launch.step_timeout,
         stop_signals=config.launch.stop_signals,
     )
+
+
+def _source_tokens(run: Run) -> int:
+    """What the finished model that the run's seed model is taken from was trained on since its own seed."""
+    if run.base is not None or run.config.seed_model.source != "model":
+        return 0
+    facts = load_facts(Path(str(run.config.seed_model.path)))
+    return 0 if facts.name == SEED_MODEL else facts.consumed_tokens
+
+
+def _tokens_before(run: Run) -> int:
+    """What all models of the run have behind them and tables count.
+
+    Tables begin behind the seed model, which their models have in common; where that is a finished model,
+    trained further than theirs, they begin behind its seed.
+    """
+    source, config = _source_tokens(run), run.sized
+    if not source:
+        return 0
+    step = config.training.global_batch_size * config.seq_length
+    return source + config.seed_model.train_iters * step
+
+
+def _share(run: Run, tokens: int, clusters: Sequence[int]) -> int:
+    """The part of some tokens that falls to an expert of these clusters; those of a set have them once."""
+    parts, rest = divmod(tokens, run.config.clustering.num_clusters)
+    return sum(parts + (cluster < rest) for cluster in clusters)
 
 
 def is_finished(job: TrainJob) -> bool:

@@ -16,7 +16,7 @@ from xelm_nemo.config.compose import compose
 from xelm_nemo.errors import ConfigError
 from xelm_nemo.launch.slurm import Queued
 from xelm_nemo.model.config import ModelConfig
-from xelm_nemo.stages import averaging, submit
+from xelm_nemo.stages import merging, submit
 from xelm_nemo.stages.jobs import all_rounds, dense_job, expert_job, finished_models, round_jobs
 from xelm_nemo.stages.models import models_table
 from xelm_nemo.stages.rounds import ancestors_tokens
@@ -160,12 +160,12 @@ def test_average_of_a_language_weighs_the_experts_of_any_round_by_what_they_are_
     run, monkeypatch, number, language, weights
 ):
     averaged = []
-    monkeypatch.setattr(averaging, "average_models", lambda *given: averaged.append(given))
+    monkeypatch.setattr(merging, "average_models", lambda *given: averaged.append(given))
     make_inputs(run)
     for job in round_jobs(run):
         finish(job)
     TRAIN.finish(run)
-    averaging.export_average(run.round(number), run.folder / "one", language)
+    merging.export_average(run.round(number), run.folder / "one", language)
     assert list(averaged[0][1].values()) == weights
 
 

@@ -16,8 +16,8 @@ from xelm_nemo.errors import ArtifactError, ConfigError
 from xelm_nemo.expert.job import MODEL
 from xelm_nemo.files import read_json
 from xelm_nemo.model.config import SparseConfig
-from xelm_nemo.stages.averaging import export_average, export_upcycled
-from xelm_nemo.stages.jobs import UPCYCLED, finished_models
+from xelm_nemo.stages.jobs import finished_models
+from xelm_nemo.stages.merging import export_average, export_upcycled
 from xelm_nemo.stages.run import SET, Run
 from xelm_nemo.stages.stage import Stage
 
@@ -46,23 +46,10 @@ class Export:
     def made(self, folder: Path) -> Iterator[None]:
         """Write the folder, which is there after the block, from weights whose bytes have not changed."""
         recipe = self.recipe()
-        _refuse_sparse(self.model, self.format)
         artifacts.verify(self.model)
         with artifacts.build(folder, recipe) as part:
             FORMATS[self.format](self, part)
             yield
-
-
-def _refuse_sparse(model: Path, format: str) -> None:
-    from xelm_nemo.checkpoint.facts import load_facts
-
-    shape = load_facts(model).shape
-    if isinstance(shape, SparseConfig):
-        raise ConfigError(
-            f"format={format} has no model with {shape.num_moe_experts} moe_experts in layers of "
-            f"{shape.architecture.upper()}; {model} as it is can be evaluated and trained on "
-            "(seed_model.source=model), and dense models can be exported."
-        )
 
 
 def _to_hf(export: Export, folder: Path) -> None:
@@ -115,7 +102,7 @@ def export_source(config: ExportConfig) -> None:
     if config.format == _UPCYCLED:
         export_upcycled(source, output, config.moe_layer_freq)
         return log.info("export: the experts of %s as one sparse model -> %s", source, output)
-    models = _find_models(source)
+    models = _exportable(_find_models(source), config.format)
     with _unmade_if_unused(output), contextlib.ExitStack() as stack:
         for name, model in models.items():
             tokenizer = config.tokenizer
@@ -153,10 +140,13 @@ def _check_choices(config: ExportConfig) -> None:
     for key in ("average", "average_clusters"):
         if (given := getattr(config, key)) is not None and config.format != _AVERAGE:
             raise ConfigError(f"{key}={given!r} is for format=averaged; leave it out.")
-    if config.moe_layer_freq is not None and (config.format != _UPCYCLED or config.moe_layer_freq < 1):
-        raise ConfigError(
-            f"moe_layer_freq={config.moe_layer_freq} is for format=upcycled, 1 or more; leave it out."
-        )
+    if (freq := config.moe_layer_freq) is not None:
+        if config.format != _UPCYCLED:
+            raise ConfigError(f"moe_layer_freq={freq} is for format=upcycled; leave it out.")
+        if freq < 1:
+            raise ConfigError(
+                f"moe_layer_freq={freq} is less than 1; 1 makes every layer sparse, 2 every second."
+            )
     if config.format == "nemo" and importlib.util.find_spec("nemo") is None:
         raise ConfigError(
             "format=nemo needs NeMo, which is not installed; run `pip install -c constraints.txt -e .[nemo]`."
@@ -198,6 +188,34 @@ def _find_models(source: Path) -> dict[str, Path]:
     return models
 
 
+def _exportable(models: Mapping[str, Path], format: str) -> dict[str, Path]:
+    """The models that other libraries have a form for, with a warning of the others.
+
+    Raises:
+        ConfigError: none is.
+    """
+    dense = {name: model for name, model in models.items() if _num_moe_experts(model) is None}
+    for name, model in models.items():
+        if name in dense:
+            continue
+        said = (
+            f"format={format} has no model with {_num_moe_experts(model)} moe_experts in some layers; "
+            f"{model} as it is can be evaluated and trained on (seed_model.source=model)"
+        )
+        if not dense:
+            raise ConfigError(f"{said}, and dense models can be exported.")
+        log.warning("export: %s is left out: %s", name, said)
+    return dense
+
+
+def _num_moe_experts(model: Path) -> int | None:
+    """Of a sparse model; None of a dense one."""
+    from xelm_nemo.checkpoint.facts import load_facts
+
+    shape = load_facts(model).shape
+    return shape.num_moe_experts if isinstance(shape, SparseConfig) else None
+
+
 def _find_tokenizer(model: Path) -> str | None:
     """The tokenizer of the run that the model lies in, else the one that it was trained with."""
     from xelm_nemo.checkpoint.facts import load_facts
@@ -224,8 +242,11 @@ def _card_rows(model: Path) -> dict[str, Any]:
 
 
 def _exports(run: Run) -> Mapping[Path, Export]:
-    models = {name: model for name, model in finished_models(run).items() if name != UPCYCLED}
-    return {run.export / name: Export(model, tokenizer=str(run.tokenizer)) for name, model in models.items()}
+    return {
+        run.export / name: Export(model, tokenizer=str(run.tokenizer))
+        for name, model in finished_models(run).items()
+        if _num_moe_experts(model) is None
+    }
 
 
 def _recipes(run: Run) -> Mapping[Path, Recipe]:
@@ -240,7 +261,8 @@ def _make(run: Run) -> None:
 
 
 def _show(run: Run) -> None:
-    log.info("export: %s", ", ".join(str(folder) for folder in _exports(run)))
+    folders = ", ".join(str(folder) for folder in _exports(run))
+    log.info("export: %s", folders or "nothing, for other libraries have no such sparse models")
 
 
 EXPORT = Stage("export", _recipes, _make, _show)

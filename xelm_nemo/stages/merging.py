@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from xelm_nemo.artifacts import Recipe
+from xelm_nemo.checkpoint.facts import load_facts
 from xelm_nemo.errors import ArtifactError, ConfigError
 from xelm_nemo.files import read_json
 from xelm_nemo.merge.average import average_models, language_weights
 from xelm_nemo.merge.config import UpcycleConfig
 from xelm_nemo.merge.upcycle import GateStart, upcycle_models
+from xelm_nemo.model.sparse import divisors
 from xelm_nemo.stages.cluster import REPORT_JSON
 from xelm_nemo.stages.run import SET
 
@@ -69,6 +71,12 @@ def export_upcycled(source: Path, output: Path, moe_layer_freq: int | None) -> N
     upcycle = UpcycleConfig(num_moe_experts=len(models), moe_expert_capacity_factor=None)
     if moe_layer_freq is not None:
         upcycle = dataclasses.replace(upcycle, moe_layer_freq=moe_layer_freq)
+    layers, freq = load_facts(next(iter(models.values()))).shape.num_layers, upcycle.moe_layer_freq
+    if layers % freq:
+        raise ConfigError(
+            f"moe_layer_freq={freq} does not divide the experts' {layers} layers; use one of "
+            f"{divisors(layers)}."
+        )
     settings = upcycle.shape_settings
     recipe = Recipe("model", {"upcycle": settings | {"gate_init": upcycle.gate_init}}, dict(models))
     upcycle_models(models, output, recipe, gate=GateStart(upcycle.gate_init), **settings)

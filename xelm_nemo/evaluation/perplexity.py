@@ -137,16 +137,16 @@ def evaluate_ensemble(
         Scores(source, [evaluation.encoded[n] for n in needed_N], how)
         for source, needed_N in zip(models.present, needed_EN, strict=True)
     ]
-    whole = [*([models.dense] if models.dense else []), *models.others]
-    dense = [Scores(source, evaluation.encoded, how) for source in whole]
-    run_models([*experts, *dense], team)
+    beside = [*([models.dense] if models.dense else []), *models.others]
+    single = [Scores(source, evaluation.encoded, how) for source in beside]
+    run_models([*experts, *single], team)
     if not team.leads:
         return []
     log_p_EN = [
         dict(zip(n, scores.read(), strict=True)) for n, scores in zip(needed_EN, experts, strict=True)
     ]
     mixed_MN = mixed_nats(evaluation.ensembles, evidence, evaluation.encoded, log_p_EN, router)
-    alone = [*(experts if config.each_expert else []), *dense]
+    alone = [*(experts if config.each_expert else []), *single]
     alone_MN = [list(map(nats_of, scores.read(), evaluation.encoded)) for scores in alone]
     return _results(evaluation, [scores.source for scores in alone], np.array([*alone_MN, *mixed_MN]))
 

@@ -10,12 +10,7 @@ from xelm_nemo.checkpoint.facts import load_facts
 from xelm_nemo.errors import ConfigError
 from xelm_nemo.expert.graph import why_no_graph_of
 from xelm_nemo.expert.job import TrainJob
-from xelm_nemo.model.config import (
-    ParallelConfig,
-    PrecisionConfig,
-    fp8_problems,
-    layout_problems,
-)
+from xelm_nemo.model.config import ParallelConfig, PrecisionConfig, fp8_problems, layout_problems
 from xelm_nemo.model.memory import MARGIN, RESERVED_BYTES, Parts, StepSizes, peak_parts
 from xelm_nemo.model.sparse import sparse_problems
 

@@ -127,6 +127,16 @@ def test_sparse_shapes_that_cannot_be_are_refused(models, tmp_path, settings, sa
     assert os.listdir(tmp_path) == []
 
 
+def test_opt_350m_whose_norms_come_last_is_refused(tmp_path):
+    shape = dataclasses.replace(SHAPE, architecture="opt", post_layernorm=True, word_embed_proj_dim=8)
+    write_seed_model(tmp_path / "dense", shape)
+    with pytest.raises(
+        ConfigError, match=r"model.post_layernorm=true .* use a seed model other than OPT-350M"
+    ):
+        upcycled({"dense": tmp_path / "dense"}, tmp_path / "sparse")
+    assert os.listdir(tmp_path) == ["dense"]
+
+
 def test_experts_of_different_shapes_are_refused(models, tmp_path):
     write_seed_model(tmp_path / "other", dataclasses.replace(SHAPE, ffn_hidden_size=48))
     with pytest.raises(CheckpointError, match=r"a and other differ in ffn_hidden_size \(32, 48\)"):

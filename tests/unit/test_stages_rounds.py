@@ -17,7 +17,14 @@ from xelm_nemo.errors import ConfigError
 from xelm_nemo.launch.slurm import Queued
 from xelm_nemo.model.config import ModelConfig
 from xelm_nemo.stages import merging, submit
-from xelm_nemo.stages.jobs import all_rounds, dense_job, expert_job, finished_models, round_jobs
+from xelm_nemo.stages.jobs import (
+    all_rounds,
+    dense_job,
+    expert_job,
+    finished_models,
+    round_jobs,
+    upcycled_job,
+)
 from xelm_nemo.stages.models import models_table
 from xelm_nemo.stages.rounds import ancestors_tokens
 from xelm_nemo.stages.rows import models
@@ -77,6 +84,16 @@ def test_experts_share_the_tokens_of_their_ancestors(run):
     spent = sum(job.train_iters * job.tokens_per_iteration for jobs in before for job in jobs)
     assert sum(ancestors_tokens(run, job.name) for job in leaves) == spent
     assert ancestors_tokens(run, "dense") == 0
+
+
+def test_the_upcycled_model_has_the_sizes_of_its_seed_model_whatever_the_settings_say(tmp_path):
+    shape = ModelConfig(num_layers=6, hidden_size=64, ffn_hidden_size=96, num_attention_heads=4)
+    with artifacts.build(tmp_path / "model", Recipe("model", {})) as part:
+        write_facts(part, ModelFacts(shape, 300, "fp32", "none"))
+    seed = ["seed_model.source=model", f"seed_model.path={tmp_path / 'model'}", "model.num_layers=4"]
+    run = opened(tmp_path, "upcycle.enabled=true", "upcycle.moe_layer_freq=3", *seed)
+    found = upcycled_job(run).shape
+    assert found.dense == shape and found.moe_layers == [2, 5]
 
 
 @pytest.mark.parametrize("name, before", [("upcycled", 1001), ("seed_model", 0)])

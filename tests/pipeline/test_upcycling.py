@@ -1,12 +1,19 @@
 """A sparse model made of the seed, and one made of the experts, through the commands."""
 
 import json
+import shutil
+import subprocess
+import sys
 
 import pytest
 
-from tests.helpers.commands import SMALL, refuse, run, run_well
+from tests.helpers.commands import ROOT, SMALL, refuse, run, run_well
 from tests.helpers.weights import read_weights
+from xelm_nemo.artifacts import Recipe
 from xelm_nemo.checkpoint.facts import load_facts
+from xelm_nemo.checkpoint.model_folder import copy_model
+from xelm_nemo.corpus.config import TokenizerConfig
+from xelm_nemo.corpus.tokenizer import train_tokenizer
 from xelm_nemo.log import METRICS, read_metrics
 from xelm_nemo.model.config import SparseConfig
 
@@ -62,21 +69,22 @@ def test_same_command_again_makes_nothing(trained):
     assert code == 0 and "train: up to date" in error and "started" not in error
 
 
-def test_dense_models_are_exported_and_a_sparse_one_is_refused(trained, tmp_path):
-    assert (trained / "export/dense/config.json").is_file() and not (trained / "export/upcycled").exists()
-    source = trained / "experts/round0/upcycled"
-    code, _, error = run("export", f"source={source}", f"output={tmp_path / 'out'}")
-    assert code == 2 and error.splitlines()[-1].startswith("error: format=hf has no model with 4 moe_experts")
-    assert not (tmp_path / "out").exists()
+def test_a_set_with_a_sparse_baseline_is_exported_without_it(trained, tmp_path):
+    names = {"dense", "expert0", "expert1"}
+    assert {path.name for path in (trained / "export").iterdir() if path.name != "ensemble"} == names
+    code, _, error = run("export", f"source={trained / 'experts/round0'}", f"output={tmp_path / 'out'}")
+    assert code == 0 and "upcycled is left out: format=hf has no model with 4 moe_experts" in error
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
 
 
 def test_experts_made_one_model_can_be_trained_on(trained, mixed, tmp_path):
     assert load_facts(mixed).shape.num_moe_experts == 2
-    on = [word for word in SMALL if not word.startswith("seed_model.train_iters")]
-    on += ["clustering=random", "clustering.num_clusters=1", "dense.enabled=false", "finish_with=[]"]
-    run_well("train", *on, "seed_model.source=model", f"seed_model.path={mixed}", f"output={tmp_path}")
+    on = [*SMALL, "clustering=random", "clustering.num_clusters=1", "dense.enabled=false", "finish_with=[]"]
+    seed = ["seed_model.train_iters=0", "seed_model.source=model", f"seed_model.path={mixed}"]
+    run_well("train", *on, *seed, f"output={tmp_path}")
     facts = load_facts(tmp_path / "experts/round0/expert0/model")
     assert isinstance(facts.shape, SparseConfig) and facts.iteration == 4
+    assert facts.consumed_tokens == load_facts(mixed).consumed_tokens + 4 * 8 * 32
 
 
 def test_a_sparse_seed_model_is_not_upcycled_again(mixed, tmp_path, capsys):
@@ -88,7 +96,31 @@ def test_a_sparse_seed_model_is_not_upcycled_again(mixed, tmp_path, capsys):
 def test_layers_that_do_not_alternate_as_asked_are_refused(trained, tmp_path):
     asked = [f"source={trained / 'experts/round0'}", "format=upcycled", f"output={tmp_path / 'btx'}"]
     code, _, error = run("export", *asked, "moe_layer_freq=3")
-    assert code == 2 and "does not divide model.num_layers=2; use one of [1, 2]" in error.splitlines()[-1]
+    expected = "error: moe_layer_freq=3 does not divide the experts' 2 layers; use one of [1, 2]."
+    assert code == 2 and error.splitlines()[-1] == expected
+
+
+def test_ranks_that_divide_the_other_models_score_a_sparse_one_whole(trained):
+    found = json.loads((trained / "evaluation/result.json").read_text())["models"]
+    for made in ("evaluation", "log_probs"):
+        shutil.rmtree(trained / made)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    divided = ["parallel=tp2_sp", "parallel.expert_model_parallel_size=2"]
+    words = [*torchrun, "-m", "xelm_nemo.evaluate", *SPARSE, *divided, f"output={trained}"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    again = json.loads((trained / "evaluation/result.json").read_text())["models"]
+    for model, before in zip(again, found, strict=True):
+        assert model["name"] == before["name"]
+        assert model["overall"]["perplexity"] == pytest.approx(before["overall"]["perplexity"], rel=1e-5)
+
+
+def test_a_further_model_of_other_words_is_refused(trained, mixed, tmp_path, capsys):
+    train_tokenizer(["completely different words stand in here"] * 9, TokenizerConfig(), tmp_path / "words")
+    copy_model(mixed, tmp_path / "btx", Recipe("model", {}), tokenizer=str(tmp_path / "words"))
+    further = f"+evaluation.models.btx={tmp_path / 'btx'}"
+    said = refuse(capsys, *SPARSE, f"output={trained}", further, verb="evaluate")
+    assert f"btx' has other words than the run: its tokenizer is {tmp_path / 'words'}" in said
 
 
 def test_evaluation_puts_models_made_of_the_experts_into_the_same_table(trained, mixed, tmp_path):

@@ -71,6 +71,7 @@ def load_model(
     dtype: torch.dtype | None = None,
     shape: ModelConfig | None = None,
     fp8: FP8Config = NO_FP8,
+    by_all_ranks: bool = True,
 ) -> DecoderModel:
     """This rank's part of a finished model, at any layout.
 
@@ -81,6 +82,7 @@ def load_model(
         shape: the shape wanted; its dropout counts, its sizes must be those on disk. None takes the
             shape on disk.
         fp8: which products of the model are in FP8.
+        by_all_ranks: whether all ranks there are load this model, or others load others meanwhile.
 
     Raises:
         CheckpointError: weights are missing or of another shape.
@@ -90,7 +92,7 @@ def load_model(
         _check_sizes(folder, facts.shape, shape)
     numbers: dict[str, Any] = {"dtype": dtype or DTYPES[facts.dtype], "fp8": fp8}
     model = build_model(shape or facts.shape, layout, vocab_size=facts.vocab_size, **numbers)
-    load_weights(model, folder)
+    load_weights(model, folder, by_all_ranks=by_all_ranks)
     return model
 
 
@@ -105,9 +107,9 @@ def _check_sizes(folder: Path, found: ModelConfig, wanted: ModelConfig) -> None:
         raise CheckpointError(f"{folder} has {', '.join(differing)}; set the model's keys to what it has.")
 
 
-def load_weights(model: DecoderModel, folder: Path) -> None:
+def load_weights(model: DecoderModel, folder: Path, *, by_all_ranks: bool = True) -> None:
     """Fill a model from a model folder."""
-    state = _load(_weights(model), folder / WEIGHTS)
+    state = _load(_weights(model), folder / WEIGHTS, by_all_ranks=by_all_ranks)
     model.load_state_dict({key.removeprefix(KEY_PREFIX): value for key, value in state.items()}, strict=False)
 
 
@@ -258,10 +260,13 @@ def _save(sharded_state: dict[str, Any], folder: Path) -> None:
         dist_checkpointing.save(sharded_state, str(folder))
 
 
-def _load(sharded_state: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _load(sharded_state: dict[str, Any], folder: Path, *, by_all_ranks: bool = True) -> dict[str, Any]:
     check_pickles(folder)
     try:
-        state: dict[str, Any] = dist_checkpointing.load(sharded_state, str(folder))
+        # Megatron's check is of what all ranks ask for together, as parts of one model.
+        state: dict[str, Any] = dist_checkpointing.load(
+            sharded_state, str(folder), validate_access_integrity=by_all_ranks
+        )
     except (CheckpointingException, KeyError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{folder} does not fit the model: {first_line(error)}") from error
     return state

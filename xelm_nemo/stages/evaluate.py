@@ -15,12 +15,13 @@ from xelm_nemo.checkpoint.siblings import check_siblings
 from xelm_nemo.clustering.clusterer import Clusterer
 from xelm_nemo.config.compose import compose
 from xelm_nemo.corpus.tokenizer import encode_document, load_tokenizer
-from xelm_nemo.errors import CheckpointError, ConfigError
+from xelm_nemo.errors import ArtifactError, CheckpointError, ConfigError
 from xelm_nemo.evaluation.config import recorded_evaluation
 from xelm_nemo.evaluation.costs import cost_of
 from xelm_nemo.evaluation.result import EvaluationResult, read_results, read_task_results, write_results
 from xelm_nemo.files import read_ahead, read_json
 from xelm_nemo.log import METRICS
+from xelm_nemo.model.config import SparseConfig
 from xelm_nemo.stages.cluster import REPORT_JSON, language_experts
 from xelm_nemo.stages.jobs import UPCYCLED, current_models, finished_models
 from xelm_nemo.stages.rounds import ancestors_tokens
@@ -112,7 +113,7 @@ def _score(run: Run) -> list[EvaluationResult]:
 
     clusterer, tokenizer = Clusterer.load(run.clusterer), load_tokenizer(run.tokenizer)
     encode = partial(encode_document, tokenizer)
-    tp = run.config.parallel.tensor_model_parallel_size if int(os.environ.get("WORLD_SIZE", 1)) > 1 else 1
+    tp = _tensor_parallel_size(run)
     threads = max(1, device.cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     with parallel.model_parallel(tensor_model_parallel_size=tp, threads=threads) as layout:
         return evaluate_ensemble(
@@ -125,6 +126,18 @@ def _score(run: Run) -> list[EvaluationResult]:
             device=device.device(),
             team=Team(layout.dp_rank, layout.dp_size, layout.rank % tp == 0, parallel.barrier),
         )
+
+
+def _tensor_parallel_size(run: Run) -> int:
+    """How many of torchrun's ranks hold a model together: one where any model is sparse.
+
+    Moe_experts are not divided by it, and documents of all lengths not by sequence parallelism.
+    """
+    models = (_models(run) | _further(run)).values()
+    is_sparse = any(isinstance(load_facts(model).shape, SparseConfig) for model in models)
+    if is_sparse or int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return 1
+    return run.config.parallel.tensor_model_parallel_size
 
 
 def _held_out(run: Run, subset: str, clusterer: Clusterer) -> "list[HeldOutDocument]":
@@ -177,14 +190,24 @@ def _check_fits(name: str, facts: ModelFacts, run: Run) -> None:
     """See that a further model reads what the run's models read.
 
     Raises:
-        CheckpointError: its words or its positions are fewer.
+        CheckpointError: its words or its positions are fewer, or its words are others.
     """
-    words, length = len(load_tokenizer(run.tokenizer)), run.sized.seq_length
-    if facts.vocab_size < words or facts.shape.max_position_embeddings < length:
+    given = f"evaluation.models.{name}={run.config.evaluation.models[name]!r}"
+    tokenizer, length = load_tokenizer(run.tokenizer), run.sized.seq_length
+    if facts.vocab_size < len(tokenizer) or facts.shape.max_position_embeddings < length:
         raise CheckpointError(
-            f"evaluation.models.{name}={run.config.evaluation.models[name]!r} has {facts.vocab_size} words "
-            f"and {facts.shape.max_position_embeddings} positions, and the run's tokenizer {words} and its "
-            f"context {length}; give a model made from the same seed model."
+            f"{given} has {facts.vocab_size} words and {facts.shape.max_position_embeddings} positions, and "
+            f"the run's tokenizer {len(tokenizer)} and its context {length}; give a model made from the same "
+            "seed model."
+        )
+    try:
+        own = load_tokenizer(facts.tokenizer)
+    except ArtifactError as error:
+        return logger.warning("evaluate: %s is taken to have the run's words: %s", given, error)
+    if own.get_vocab() != tokenizer.get_vocab():
+        raise CheckpointError(
+            f"{given} has other words than the run: its tokenizer is {facts.tokenizer}, and the run's "
+            f"{run.tokenizer}; give a model made from the same seed model."
         )
 
 
@@ -194,7 +217,7 @@ def _load(folder: Path, tensor_model_parallel_size: int) -> Any:
     from xelm_nemo.model.config import ParallelConfig
 
     layout = ParallelConfig(tensor_model_parallel_size=tensor_model_parallel_size)
-    return store.load_model(folder, layout).eval().target_log_prob
+    return store.load_model(folder, layout, by_all_ranks=False).eval().target_log_prob
 
 
 def _show(run: Run) -> None:

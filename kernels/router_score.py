@@ -51,10 +51,14 @@ def distances_of(z_D, centroids_ptr, d, K, D: tl.constexpr, BLOCK_K: tl.constexp
     z_D = z_D / tl.where(length < 2.220446049250313e-15, 1.0, length)
     k = tl.arange(0, BLOCK_K)
     distance_K = tl.full([BLOCK_K], float("inf"), z_D.dtype)
-    # One after another: all of them at once are more numbers than a warp has registers.
-    for i in range(K):
-        c_D = tl.load(centroids_ptr + i * D + d, mask=d < D, other=0.0).to(z_D.dtype)
-        distance_K = tl.where(k == i, tl.sum((z_D - c_D) * (z_D - c_D), 0), distance_K)
+    # Four at a time, whose sums over the warp need not wait for each other; all of them at once are more
+    # numbers than a warp has registers.
+    for first in range(0, K, 4):
+        for i in tl.static_range(4):
+            mask = (d < D) & (first + i < K)
+            c_D = tl.load(centroids_ptr + (first + i) * D + d, mask=mask, other=0.0).to(z_D.dtype)
+            is_this = (k == first + i) & (k < K)
+            distance_K = tl.where(is_this, tl.sum((z_D - c_D) * (z_D - c_D), 0), distance_K)
     return distance_K
 
 

@@ -23,6 +23,8 @@ def forms(setting: Setting, *, num_moe_experts: int, capacities: str) -> Iterato
     if not num_moe_experts:
         yield {}, setting
         return
+    if setting.fp8.is_used:
+        raise ConfigError(f"num_moe_experts={num_moe_experts} does not go with FP8; use precision=bf16.")
     sparse = [_sparse(setting.shape, num_moe_experts, word) for word in capacities.split(",")]
     for one in sparse:
         if problems := sparse_problems(one, setting.layout):

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from megatron.core.transformer.moe import moe_utils
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from xelm_nemo import device
@@ -105,10 +106,16 @@ def _moe(shape: ModelConfig, layout: ParallelConfig, *, grouped: bool) -> dict[s
         "moe_expert_capacity_factor": shape.moe_expert_capacity_factor,
         "moe_token_dispatcher_type": "alltoall",
         "moe_grouped_gemm": grouped and has_transformer_engine(),
-        "moe_permute_fusion": has_transformer_engine(),
+        "moe_permute_fusion": has_transformer_engine() and _can_permute_at_once(),
         "expert_model_parallel_size": layout.expert_model_parallel_size,
         "expert_tensor_parallel_size": 1,  # Megatron's moe_experts have biases only when they are whole
     }
+
+
+def _can_permute_at_once() -> bool:
+    """Whether Megatron finds Transformer Engine's kernels that bring tokens to moe_experts and back."""
+    names = ("permute_with_probs", "sort_chunks_by_index_with_probs", "unpermute")
+    return all(getattr(moe_utils, f"fused_{name}", None) is not None for name in names)
 
 
 def _recompute(granularity: str | None) -> dict[str, Any]:

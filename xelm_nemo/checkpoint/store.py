@@ -116,7 +116,9 @@ def load_weights(model: DecoderModel, folder: Path, *, by_all_ranks: bool = True
 def _weights(model: DecoderModel) -> dict[str, Any]:
     """The sharded state dict without FP8 scales, which differ between layer implementations."""
     state = model.sharded_state_dict(prefix=KEY_PREFIX)
-    return {key: value for key, value in state.items() if not key.endswith("_extra_state")}
+    return {
+        key: value for key, value in state.items() if "_extra_state" not in key
+    }  # moe_experts number theirs
 
 
 # --- Training states ------------------------------------------------------------------------------

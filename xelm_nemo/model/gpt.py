@@ -183,13 +183,16 @@ def build_model(
     vocab_size: int,
     dtype: torch.dtype,
     fp8: FP8Config = NO_FP8,
+    grouped: bool = True,
 ) -> DecoderModel:
     """This rank's part of a freshly initialised model, on the device and in `dtype`.
+
+    The settings are those of `transformer_config`.
 
     Raises:
         ConfigError: as `transformer_config`, or FP8 is asked for where there is none.
     """
-    config = transformer_config(shape, layout, vocab_size=vocab_size, dtype=dtype, fp8=fp8)
+    config = transformer_config(shape, layout, vocab_size=vocab_size, dtype=dtype, fp8=fp8, grouped=grouped)
     if fp8.is_used and not has_fp8():
         raise ConfigError(f"{NO_FP8_HERE}.")
     model = DecoderModel(config, shape, vocab_size, fp8_head=fp8.head)

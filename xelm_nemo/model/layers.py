@@ -57,7 +57,8 @@ def block_spec(config: Any, *, transformer_engine: bool, post_layernorm: bool = 
     first = get_transformer_layer_offset(config)
     layers = [dense] * config.num_layers
     if config.num_moe_experts is not None:
-        sparse = _layer(config.num_moe_experts, transformer_engine=transformer_engine)
+        grouped = config.moe_grouped_gemm
+        sparse = _layer(config.num_moe_experts, transformer_engine=transformer_engine, grouped=grouped)
         freq = config.moe_layer_freq
         is_sparse = freq if isinstance(freq, list) else [1] * config.num_layers
         layers = [sparse if has_experts else dense for has_experts in is_sparse]
@@ -73,12 +74,14 @@ def _norm(transformer_engine: bool) -> type:
     return TENorm  # type: ignore[no-any-return]
 
 
-def _layer(num_moe_experts: int | None, *, transformer_engine: bool) -> Any:
+def _layer(num_moe_experts: int | None, *, transformer_engine: bool, grouped: bool = False) -> Any:
     """Megatron's description of a layer, dense or with so many moe_experts."""
     from megatron.core.models.gpt import gpt_layer_specs
 
     if transformer_engine:
-        layer = gpt_layer_specs.get_gpt_layer_with_transformer_engine_spec(num_experts=num_moe_experts)
+        layer = gpt_layer_specs.get_gpt_layer_with_transformer_engine_spec(
+            num_experts=num_moe_experts, moe_grouped_gemm=grouped
+        )
         _add_biases_in_products(layer.submodules, has_mlp=num_moe_experts is None)
         _split_without_copies()
         use_plain_state()
@@ -87,8 +90,20 @@ def _layer(num_moe_experts: int | None, *, transformer_engine: bool) -> Any:
         layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = LayerNorm
         if num_moe_experts is not None:  # the norm before them is by itself with Transformer Engine too
             del layer.submodules.sharded_state_dict_keys_map["pre_mlp_layernorm."]
-            layer.submodules.mlp.submodules.experts.submodules.linear_fc2 = _with_own_output()
+    if num_moe_experts is not None:
+        _mend_experts(layer.submodules.mlp.submodules.experts, grouped=grouped)
     return layer
+
+
+def _mend_experts(experts: Any, *, grouped: bool) -> None:
+    """Have moe_experts add their last biases where autograd allows it."""
+    from xelm_nemo.model.moe import GroupedExperts
+
+    products = experts.submodules
+    if grouped:
+        experts.module, products.linear_fc2 = GroupedExperts, _with_bias(products.linear_fc2)
+    else:
+        products.linear_fc2 = _with_own_output(products.linear_fc2)
 
 
 def _move_norms_behind(layer: Any, norm: Any, *, transformer_engine: bool) -> None:
@@ -128,18 +143,18 @@ def _with_bias(linear: type) -> type:
 
 
 @functools.cache
-def _with_own_output() -> type:
-    """Megatron's last product of a moe_expert, to whose output it adds a bias in place.
+def _with_own_output(linear: type) -> type:
+    """The last product of a moe_expert, to whose output Megatron adds a bias in place.
 
-    On one rank that output is a view made by a function of its own, where autograd forbids it.
+    That output is a view made by a function of its own, where autograd forbids it: Transformer Engine's
+    always, Megatron's on one rank.
     """
-    from megatron.core.tensor_parallel import RowParallelLinear
 
     def forward(self: Any, x: Any) -> Any:
-        output, bias = RowParallelLinear.forward(self, x)
+        output, bias = linear.forward(self, x)  # type: ignore[attr-defined]
         return output.clone(), bias
 
-    return type("RowParallelLinear", (RowParallelLinear,), {"forward": forward})
+    return type(linear.__name__, (linear,), {"forward": forward})
 
 
 def _split_without_copies() -> None:

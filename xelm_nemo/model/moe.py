@@ -1,6 +1,6 @@
 """Layers with several feed-forward parts: Megatron's, with the gate of GShard and a tally of its choices.
 
-Shape letters: E moe_experts, T tokens.
+Shape letters: E moe_experts, F feed-forward width, H hidden size, T tokens.
 """
 
 import copy
@@ -9,10 +9,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from megatron.core.transformer.moe import moe_utils
+from megatron.core.transformer.moe.experts import TEGroupedMLP
 from megatron.core.transformer.moe.moe_layer import MoELayer
 from megatron.core.transformer.moe.moe_utils import MoEAuxLossAutoScaler
 from megatron.core.transformer.moe.router import TopKRouter
 from torch import Tensor, nn
+
+from xelm_nemo import device
 
 if not hasattr(moe_utils, "te_general_gemm"):
     moe_utils.te_general_gemm = None  # Megatron asks for it also where there is no Transformer Engine
@@ -60,16 +63,44 @@ class Gate(TopKRouter):
 
     def forget(self) -> None:
         """Begin a new tally."""
-        empty = torch.zeros((), dtype=torch.float64, device=self.weight.device)
+        empty = torch.zeros((), dtype=torch.float64, device=device.device())  # weights may not be there yet
         self.tally = dict.fromkeys(("aux", "tokens", "calls"), empty)
         self.tally["load_E"] = empty.expand(self.num_experts)
 
 
-def mend_layers(model: nn.Module) -> None:
-    """Put our gate, which has no bias, in place of Megatron's moe_routers, and unmark biases.
+class GroupedExperts(TEGroupedMLP):
+    """Megatron's moe_experts of a rank, the products of all of them in one call of Transformer Engine.
 
-    Megatron marks a moe_expert's last bias as one that all tensor-parallel ranks have, and sums its gradient
-    over them; with whole moe_experts theirs are of different ones.
+    The products add biases. Megatron adds the last ones itself, in float32 and one moe_expert after another,
+    and weighs the activations, which are some times as wide as the outputs that are weighed here, and which
+    it then keeps twice for backward.
+    """
+
+    config: Any
+    linear_fc1: Any
+    linear_fc2: Any
+
+    def __init__(
+        self, num_local_experts: int, config: Any, submodules: Any, pg_collection: Any = None
+    ) -> None:
+        """Build them; the last product has to add its bias itself."""
+        own = copy.copy(config)
+        own.bias_dropout_fusion = False  # which Megatron refuses, though no bias is left for that step
+        super().__init__(num_local_experts, own, submodules, pg_collection)
+
+    def forward(self, tokens_TH: Tensor, count_E: Tensor, weight_T: Tensor) -> tuple[Tensor, None]:
+        """Outputs [T, H] by the gate's weights; tokens are sorted by moe_expert, `count_E` of each."""
+        counts = count_E.tolist()
+        hidden_TF, _ = self.linear_fc1(tokens_TH, counts)
+        output_TH, _ = self.linear_fc2(self.config.activation_func(hidden_TF), counts)
+        return (output_TH * weight_T.unsqueeze(-1)).to(output_TH.dtype), None
+
+
+def mend_layers(model: nn.Module) -> None:
+    """Put our gate, which has no bias, in place of Megatron's moe_routers, and mark moe_experts' weights.
+
+    Megatron marks a moe_expert's last bias as one that all tensor-parallel ranks have: it sums its gradient
+    over them and counts it once in the norm. Whole moe_experts are of different ones on every rank.
     """
     for layer in _sparse_layers(model):
         layer.router.__class__ = Gate  # Megatron builds its own and takes no other
@@ -77,6 +108,7 @@ def mend_layers(model: nn.Module) -> None:
         layer.router.forget()
         for parameter in layer.experts.parameters():
             parameter.sequence_parallel = False
+            parameter.tensor_model_parallel = True
 
 
 def _sparse_layers(model: nn.Module) -> list[Any]:

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from megatron.core.transformer.moe import moe_utils
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from xelm_nemo import device
@@ -16,6 +17,7 @@ from xelm_nemo.model.config import (
     SparseConfig,
     layout_problems,
 )
+from xelm_nemo.model.layers import has_transformer_engine
 from xelm_nemo.model.sparse import sparse_problems
 from xelm_nemo.model.stages import stage_layers
 
@@ -48,8 +50,17 @@ def transformer_config(
     vocab_size: int,
     dtype: torch.dtype,
     fp8: FP8Config = NO_FP8,
+    grouped: bool = True,
 ) -> TransformerConfig:
     """Megatron's configuration of a model of this shape, divided so.
+
+    Args:
+        shape: of the model.
+        layout: of its ranks.
+        vocab_size: before padding.
+        dtype: of the weights.
+        fp8: which products are in FP8.
+        grouped: whether moe_experts compute together, where Transformer Engine can.
 
     Raises:
         ConfigError: names every setting that does not fit the others or the layout.
@@ -69,7 +80,7 @@ def transformer_config(
         **_stages(shape, vocab_size, layout.pipeline_model_parallel_size),
         **_recompute(layout.recompute_granularity),
         **_fp8(fp8),
-        **_moe(shape, layout),
+        **_moe(shape, layout, grouped=grouped),
     )
 
 
@@ -80,7 +91,7 @@ def _stages(shape: ModelConfig, vocab_size: int, num_stages: int) -> dict[str, A
     return {"num_layers_in_first_pipeline_stage": first, "num_layers_in_last_pipeline_stage": last}
 
 
-def _moe(shape: ModelConfig, layout: ParallelConfig) -> dict[str, Any]:
+def _moe(shape: ModelConfig, layout: ParallelConfig, *, grouped: bool) -> dict[str, Any]:
     if not isinstance(shape, SparseConfig):
         return {}
     pattern = [int(layer in shape.moe_layers) for layer in range(shape.num_layers)]
@@ -94,9 +105,17 @@ def _moe(shape: ModelConfig, layout: ParallelConfig) -> dict[str, Any]:
         "moe_aux_loss_coeff": shape.moe_aux_loss_coeff,
         "moe_expert_capacity_factor": shape.moe_expert_capacity_factor,
         "moe_token_dispatcher_type": "alltoall",
+        "moe_grouped_gemm": grouped and has_transformer_engine(),
+        "moe_permute_fusion": has_transformer_engine() and _can_permute_at_once(),
         "expert_model_parallel_size": layout.expert_model_parallel_size,
         "expert_tensor_parallel_size": 1,  # Megatron's moe_experts have biases only when they are whole
     }
+
+
+def _can_permute_at_once() -> bool:
+    """Whether Megatron finds Transformer Engine's kernels that bring tokens to moe_experts and back."""
+    names = ("permute_with_probs", "sort_chunks_by_index_with_probs", "unpermute")
+    return all(getattr(moe_utils, f"fused_{name}", None) is not None for name in names)
 
 
 def _recompute(granularity: str | None) -> dict[str, Any]:

@@ -156,7 +156,8 @@ def ensemble_log_prob(logits_ETV, log_w_TE, target_T, *, vocab_size=None):
     """
     vocab_size = logits_ETV.shape[-1] if vocab_size is None else vocab_size
     check_inputs("ensemble_log_prob", logits_ETV, log_w_TE, target_T, vocab_size)
+    if logits_ETV.is_cuda:
+        return _launch(logits_ETV, log_w_TE, target_T, vocab_size)
     outside_T = outside(target_T, vocab_size)
-    wide = logits_ETV if logits_ETV.is_cuda else logits_ETV.double()
-    rows = expert_rows(wide[..., :vocab_size], log_w_TE, target_T)
+    rows = expert_rows(logits_ETV[..., :vocab_size].double(), log_w_TE, target_T)
     return mix_rows(*rows, log_w_TE).masked_fill(outside_T, torch.nan).float()

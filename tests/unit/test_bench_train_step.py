@@ -1,5 +1,6 @@
 """The benchmark of whole steps measures at the layouts it is asked for."""
 
+import gc
 import json
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import pytest
 
 from xelm_nemo.bench.train_step import run
 from xelm_nemo.errors import ConfigError
+from xelm_nemo.model.gpt import DecoderModel
 
 TINY = ["model=tiny", "providers=ours", "vocab_size=300", "seq_length=32", "num_micro_batches=2", "steps=2"]
 
@@ -37,6 +39,12 @@ def test_hugging_faces_step_learns_from_the_same_loss_as_ours(tmp_path, monkeypa
     theirs, ours = [json.loads(line)["losses"] for line in file.read_text().splitlines()]
     assert theirs[1] < theirs[0]
     assert theirs == pytest.approx(ours, rel=0.02)  # other random weights, of the same size
+
+
+def test_memory_of_a_sparse_model_is_free_for_the_next(capsys):
+    run([*TINY, "num_moe_experts=4", "moe_capacities=1.0"])
+    assert '"form": "sparse"' in capsys.readouterr().out
+    assert not [found for found in gc.get_objects() if isinstance(found, DecoderModel)]
 
 
 @pytest.mark.slow

@@ -9,7 +9,8 @@ Shape letters: E experts, T tokens, V vocabulary (padding columns may follow it 
 
 import torch
 
-from xelm_kernels.expert_rows import expert_rows, launch_expert_rows
+from xelm_kernels.expert_rows import expert_rows, launch_slices, lse_of_slices
+from xelm_kernels.optional_triton import tl, triton
 
 # --- Reference -----------------------------------------------------------------
 
@@ -22,13 +23,51 @@ def ensemble_log_prob_ref(logits_ETV, log_w_TE, target_T):
     return torch.logsumexp(weighed(log_p_ET, log_w_TE), dim=0)
 
 
+# --- Kernel --------------------------------------------------------------------
+
+
+@triton.jit
+def _log_prob_kernel(
+    logits_ptr,
+    log_w_ptr,
+    target_ptr,
+    parts_ptr,
+    out_ptr,
+    T,
+    V,
+    stride_e,
+    stride_t,
+    num_slices,
+    E: tl.constexpr,
+    BLOCK_E: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+):
+    """One token of the formula, from the slices of its rows."""
+    t = tl.program_id(0).to(tl.int64)
+    e = tl.arange(0, BLOCK_E)
+    log_w_E = tl.load(log_w_ptr + t * E + e, mask=e < E, other=-float("inf"))
+    is_weighed_E = log_w_E != -float("inf")
+    y = tl.load(target_ptr + t)
+    is_word = (y >= 0) & (y < V)
+    row_ptr_E = logits_ptr + e.to(tl.int64) * stride_e + t * stride_t
+    x_E = tl.load(row_ptr_E + y, mask=is_weighed_E & is_word, other=-float("inf")).to(tl.float32)
+    lse_E = lse_of_slices(parts_ptr, t, T, num_slices, e, E, BLOCK_S)
+    x_E = tl.where(is_weighed_E, x_E - lse_E + log_w_E, -float("inf"))
+    top = tl.max(x_E, 0)
+    # a token that every expert forbids is all -inf; shifting by 0 keeps exp() off inf - inf
+    shift = tl.where(top == -float("inf"), 0.0, top)
+    mixed = shift + tl.log(tl.sum(tl.exp(x_E - shift), 0))
+    tl.store(out_ptr + t, tl.where(is_word, mixed, float("nan")))
+
+
 # --- Launch --------------------------------------------------------------------
 
 
-def weighed(log_p_ET, log_w_TE):
-    """log_w + log_p, and -inf where there is no weight, whatever the expert says there."""
-    log_w_ET = log_w_TE.T.to(log_p_ET.dtype)
-    return (log_p_ET + log_w_ET).masked_fill(log_w_ET == -torch.inf, -torch.inf)
+def weighed(log_p, log_w_TE):
+    """log_w + log_p, [E, T] or [E, T, V], and -inf where there is no weight, whatever the expert says."""
+    log_w = log_w_TE.T.to(log_p.dtype)
+    log_w = log_w.view(*log_w.shape, *[1] * (log_p.ndim - 2))
+    return (log_p + log_w).masked_fill(log_w == -torch.inf, -torch.inf)
 
 
 def check_inputs(name, logits_ETV, log_w_TE, target_T, vocab_size):
@@ -72,9 +111,26 @@ def mix_rows(lse_ET, picked_ET, log_w_TE):
 
 
 def _launch(logits_ETV, log_w_TE, target_T, vocab_size=None):
-    V = logits_ETV.shape[-1] if vocab_size is None else vocab_size
-    mixed_T = mix_rows(*launch_expert_rows(logits_ETV[..., :V], log_w_TE, target_T), log_w_TE)
-    return mixed_T.masked_fill((target_T < 0) | (target_T >= V), torch.nan)
+    logits_ETV = logits_ETV[..., :vocab_size]
+    E, T, V = logits_ETV.shape
+    logits_ETV = logits_ETV if logits_ETV.stride(-1) == 1 else logits_ETV.contiguous()
+    log_w_TE = log_w_TE.float().contiguous()
+    out_T = torch.empty(T, dtype=torch.float32, device=logits_ETV.device)
+    if T > 0:  # a grid may not be empty
+        parts = launch_slices(logits_ETV, log_w_TE)
+        _log_prob_kernel[(T,)](
+            logits_ETV,
+            log_w_TE,
+            target_T.contiguous(),
+            parts,
+            out_T,
+            *(T, V, logits_ETV.stride(0), logits_ETV.stride(1), parts.shape[-1]),
+            E=E,
+            BLOCK_E=triton.next_power_of_2(E),
+            BLOCK_S=triton.next_power_of_2(parts.shape[-1]),
+            num_warps=1,
+        )
+    return out_T
 
 
 # --- Public --------------------------------------------------------------------
@@ -100,7 +156,8 @@ def ensemble_log_prob(logits_ETV, log_w_TE, target_T, *, vocab_size=None):
     """
     vocab_size = logits_ETV.shape[-1] if vocab_size is None else vocab_size
     check_inputs("ensemble_log_prob", logits_ETV, log_w_TE, target_T, vocab_size)
+    if logits_ETV.is_cuda:
+        return _launch(logits_ETV, log_w_TE, target_T, vocab_size)
     outside_T = outside(target_T, vocab_size)
-    wide = logits_ETV if logits_ETV.is_cuda else logits_ETV.double()
-    rows = expert_rows(wide[..., :vocab_size], log_w_TE, target_T)
+    rows = expert_rows(logits_ETV[..., :vocab_size].double(), log_w_TE, target_T)
     return mix_rows(*rows, log_w_TE).masked_fill(outside_T, torch.nan).float()

@@ -10,7 +10,7 @@ parallelism this rank's part of it).
 
 import torch
 
-from xelm_kernels.ensemble_log_prob import check_inputs
+from xelm_kernels.ensemble_log_prob import check_inputs, weighed
 from xelm_kernels.expert_rows import common_unit, expert_rows, launch_expert_rows
 from xelm_kernels.optional_triton import tl, triton
 
@@ -30,8 +30,10 @@ def ensemble_mixture_ref(logits_ETV, log_w_TE):
 @triton.jit
 def _mixture_kernel(
     logits_ptr,
-    offset_ptr,
+    lse_ptr,
+    log_w_ptr,
     out_ptr,
+    T,
     units_v,
     units_e,
     units_t,
@@ -45,8 +47,10 @@ def _mixture_kernel(
     t = (tl.program_id(0) // num_blocks).to(tl.int64)
     v = (tl.program_id(0) % num_blocks) * BLOCK_V + tl.arange(0, BLOCK_V)
     e = tl.arange(0, BLOCK_E)
-    offset = tl.load(offset_ptr + t * E + e, mask=e < E, other=-float("inf"))
-    mask = (offset != -float("inf"))[:, None] & (v < V)[None, :]  # an expert without weight is not read
+    log_w = tl.load(log_w_ptr + t * E + e, mask=e < E, other=-float("inf"))
+    is_weighed = log_w != -float("inf")
+    offset = tl.where(is_weighed, log_w - tl.load(lse_ptr + e * T + t, mask=e < E, other=0.0), -float("inf"))
+    mask = is_weighed[:, None] & (v < V)[None, :]  # an expert without weight is not read
     # int64: 16 experts, 1k tokens and a 256k vocabulary pass 2**31.
     row_ptr = logits_ptr + t * units_t * UNIT + e.to(tl.int64) * units_e * UNIT
     where = row_ptr[:, None] + v[None, :]
@@ -61,12 +65,6 @@ def _mixture_kernel(
 # --- Launch --------------------------------------------------------------------
 
 
-def _offsets(lse_ET, log_w_TE):
-    """What is added to each expert's logits, log_w - lse as [T, E]; -inf without weight."""
-    log_w_TE = log_w_TE.to(lse_ET.dtype)
-    return (log_w_TE - lse_ET.T).masked_fill(log_w_TE == -torch.inf, -torch.inf)
-
-
 def launch_mixture(logits_ETV, log_w_TE, lse_ET, *, block_v=1024, num_warps=4):
     """The second pass by a kernel: one program a token and a block of the vocabulary."""
     E, T, V = logits_ETV.shape
@@ -78,9 +76,10 @@ def launch_mixture(logits_ETV, log_w_TE, lse_ET, *, block_v=1024, num_warps=4):
         block_v = min(block_v, triton.next_power_of_2(V))
         _mixture_kernel[(T * triton.cdiv(V, block_v),)](
             logits_ETV,
-            _offsets(lse_ET, log_w_TE).float().contiguous(),
+            lse_ET.float().contiguous(),
+            log_w_TE.float().contiguous(),
             out_TV,
-            *(size // unit for size in sizes),
+            *(T, *(size // unit for size in sizes)),
             UNIT=unit,
             E=E,
             BLOCK_E=triton.next_power_of_2(E),
@@ -123,6 +122,5 @@ def ensemble_mixture(logits_ETV, log_w_TE, *, vocab_size=None, lse_ET=None):
         return launch_mixture(logits_ETV, log_w_TE, lse_ET)
     logits_ETV = logits_ETV[..., :vocab_size].double()
     lse_ET = expert_rows(logits_ETV, log_w_TE)[0] if lse_ET is None else lse_ET
-    offset_ET1 = _offsets(lse_ET, log_w_TE.double()).T[..., None]
-    mixed_ETV = (logits_ETV + offset_ET1).masked_fill(offset_ET1 == -torch.inf, -torch.inf)
+    mixed_ETV = weighed(logits_ETV - lse_ET[..., None], log_w_TE)
     return torch.logsumexp(mixed_ETV, dim=0).float()

@@ -27,52 +27,105 @@ def expert_rows_plain(logits_ETV, log_w_TE, target_T=None):
     return lse_ET, picked_ET.masked_fill(~is_here_T | left_out_ET, -torch.inf)
 
 
-# --- Kernel --------------------------------------------------------------------
+# --- Kernels -------------------------------------------------------------------
+
+_LOG2_E = tl.constexpr(1.4426950408889634)
+_LN_2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
-def _expert_rows_kernel(
+def _slices_kernel(
     logits_ptr,
     log_w_ptr,
-    target_ptr,
-    out_ptr,
+    parts_ptr,
     E,
     T,
     units_v,
     units_e,
     units_t,
     UNIT: tl.constexpr,
-    HAS_TARGET: tl.constexpr,
     BLOCK_V: tl.constexpr,
+    BLOCKS: tl.constexpr,
 ):
+    """Of a slice of one row, its maximum m and the sum of exp(x - m)."""
     V = units_v * UNIT
+    SLICE: tl.constexpr = BLOCK_V * BLOCKS
+    num_slices = tl.cdiv(V, SLICE)
     # int64: E * T * V passes 2**31 at 16 experts, 1k tokens, a 256k vocabulary.
-    row = tl.program_id(0).to(tl.int64)
+    row = (tl.program_id(0) // num_slices).to(tl.int64)
     e, t = row // T, row % T
     row_ptr = logits_ptr + e * units_e * UNIT + t * units_t * UNIT
+    first = (tl.program_id(0) % num_slices) * SLICE
     is_weighed = tl.load(log_w_ptr + t * E + e) != -float("inf")
-    end = tl.where(is_weighed, V, 0)
+    end = tl.where(is_weighed, tl.minimum(first + SLICE, V), first)
 
-    row_max = -float("inf")
-    # A sum for each lane: only the maximum has to be known to all of them at every step.
-    sum_V = tl.zeros([BLOCK_V], tl.float32)
-    for start in range(0, end, BLOCK_V):
-        v = start + tl.arange(0, BLOCK_V)
-        x = tl.load(row_ptr + v, mask=v < V, other=-float("inf")).to(tl.float32)
-        new_max = tl.maximum(row_max, tl.max(x, 0))
-        # a block of forbidden tokens is all -inf; shifting by 0 keeps exp() off inf - inf
-        shift = tl.where(new_max == -float("inf"), 0.0, new_max)
-        sum_V = sum_V * tl.exp(row_max - shift) + tl.exp(x - shift)
-        row_max = new_max
-    total = tl.sum(sum_V, 0)
-    has_any = total > 0
-    lse = tl.where(has_any, row_max + tl.log(tl.where(has_any, total, 1.0)), -float("inf"))
-    # A NaN among the logits is in the total and has to come out.
-    tl.store(out_ptr + row, tl.where(total != total, total, lse))
+    # A thread reads 8 logits at once. Maxima are those of such lanes: threads that have to agree on one
+    # wait for each other in every turn.
+    lane_8 = tl.arange(0, BLOCK_V // 8)[:, None] * 8 + tl.arange(0, 8)[None, :]
+    max_L = tl.full([BLOCK_V // 8], -float("inf"), tl.float32)
+    sum_L = tl.zeros([BLOCK_V // 8], tl.float32)
+    for start in range(first, end, BLOCK_V):
+        v = start + lane_8
+        x = tl.load(row_ptr + v, mask=v < end, other=-float("inf")).to(tl.float32)
+        new_max_L = tl.maximum(max_L, tl.max(x, 1))
+        # a lane of forbidden tokens is all -inf; shifting by 0 keeps exp() off inf - inf
+        shift_L = tl.where(new_max_L == -float("inf"), 0.0, new_max_L)
+        part_L = tl.sum(tl.exp2((x - shift_L[:, None]) * _LOG2_E), 1)
+        sum_L = sum_L * tl.exp2((max_L - shift_L) * _LOG2_E) + part_L
+        max_L = new_max_L
+    top = tl.max(max_L, 0)
+    shift = tl.where(top == -float("inf"), 0.0, top)
+    place = tl.program_id(0).to(tl.int64)
+    tl.store(parts_ptr + place, top)
+    tl.store(parts_ptr + tl.num_programs(0) + place, tl.sum(sum_L * tl.exp2((max_L - shift) * _LOG2_E), 0))
+
+
+@triton.jit
+def lse_of_slices(parts_ptr, t, T, num_slices, e, E: tl.constexpr, BLOCK_S: tl.constexpr):
+    """The log-sum-exps of a token's rows, [BLOCK_E], from their slices' maxima and sums."""
+    s = tl.arange(0, BLOCK_S)
+    place = (e[:, None].to(tl.int64) * T + t) * num_slices + s[None, :]
+    mask = (e < E)[:, None] & (s < num_slices)[None, :]
+    max_ES = tl.load(parts_ptr + place, mask=mask, other=-float("inf"))
+    sums_ptr = parts_ptr + T * E * num_slices
+    sum_ES = tl.load(sums_ptr + place, mask=mask, other=0.0)
+    top_E = tl.max(max_ES, 1)
+    shift_E = tl.where(top_E == -float("inf"), 0.0, top_E)
+    # A NaN among the logits is in a sum and has to come out.
+    total_E = tl.sum(sum_ES * tl.exp2((max_ES - shift_E[:, None]) * _LOG2_E), 1)
+    log_E = tl.log2(tl.where(total_E == 0, 1.0, total_E)) * _LN_2
+    return tl.where(total_E == 0, -float("inf"), shift_E + log_E)
+
+
+@triton.jit
+def _rows_kernel(
+    logits_ptr,
+    log_w_ptr,
+    target_ptr,
+    parts_ptr,
+    out_ptr,
+    T,
+    V,
+    stride_e,
+    stride_t,
+    num_slices,
+    E: tl.constexpr,
+    HAS_TARGET: tl.constexpr,
+    BLOCK_E: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+):
+    t = tl.program_id(0).to(tl.int64)
+    e = tl.arange(0, BLOCK_E)
+    lse_E = lse_of_slices(parts_ptr, t, T, num_slices, e, E, BLOCK_S)
+    tl.store(out_ptr + e * T + t, lse_E, mask=e < E)
     if HAS_TARGET:
         y = tl.load(target_ptr + t)
-        x_y = tl.load(row_ptr + y, mask=is_weighed & (y >= 0) & (y < V), other=-float("inf"))
-        tl.store(out_ptr + tl.num_programs(0).to(tl.int64) + row, x_y.to(tl.float32))
+        is_column = (y >= 0) & (y < V)
+        log_w_E = tl.load(log_w_ptr + t * E + e, mask=e < E, other=-float("inf"))
+        is_weighed_E = log_w_E != -float("inf")
+        row_ptr_E = logits_ptr + e.to(tl.int64) * stride_e + t * stride_t
+        x_E = tl.load(row_ptr_E + y, mask=is_weighed_E & is_column, other=-float("inf"))
+        tl.store(out_ptr + (E + e) * T + t, x_E.to(tl.float32), mask=e < E)
 
 
 # --- Launch --------------------------------------------------------------------
@@ -87,24 +140,46 @@ def common_unit(*sizes):
     return 1 if any(size % 8 for size in sizes) else 8
 
 
-def launch_expert_rows(logits_ETV, log_w_TE, target_T=None, *, block_v=8192, num_warps=8):
-    """`expert_rows_plain` by a kernel, one program a row."""
+def launch_slices(logits_ETV, log_w_TE, *, block_v=4096, blocks=4, num_warps=8):
+    """Maxima and sums of the rows' slices, [2, E, T, slices]: one program a slice, whatever the batch."""
     E, T, V = logits_ETV.shape
-    logits_ETV = logits_ETV if logits_ETV.stride(-1) == 1 else logits_ETV.contiguous()
     sizes = V, logits_ETV.stride(0), logits_ETV.stride(1)
     unit = common_unit(*sizes)
+    num_slices = triton.cdiv(V, block_v * blocks)
+    parts = torch.empty(2, E, T, num_slices, dtype=torch.float32, device=logits_ETV.device)
+    _slices_kernel[(E * T * num_slices,)](
+        logits_ETV,
+        log_w_TE,
+        parts,
+        *(E, T, *(size // unit for size in sizes)),
+        UNIT=unit,
+        BLOCK_V=block_v,
+        BLOCKS=blocks,
+        num_warps=num_warps,
+    )
+    return parts
+
+
+def launch_expert_rows(logits_ETV, log_w_TE, target_T=None, **options):
+    """`expert_rows_plain` by kernels: slices of rows, then what they give together."""
+    E, T, V = logits_ETV.shape
+    logits_ETV = logits_ETV if logits_ETV.stride(-1) == 1 else logits_ETV.contiguous()
+    log_w_TE = log_w_TE.float().contiguous()
     out_2ET = torch.empty(2, E, T, dtype=torch.float32, device=logits_ETV.device)
     if T > 0:  # a grid may not be empty
-        _expert_rows_kernel[(E * T,)](
+        parts = launch_slices(logits_ETV, log_w_TE, **options)
+        _rows_kernel[(T,)](
             logits_ETV,
-            log_w_TE.float().contiguous(),
+            log_w_TE,
             log_w_TE if target_T is None else target_T.contiguous(),
+            parts,
             out_2ET,
-            *(E, T, *(size // unit for size in sizes)),
-            UNIT=unit,
+            *(T, V, logits_ETV.stride(0), logits_ETV.stride(1), parts.shape[-1]),
+            E=E,
             HAS_TARGET=target_T is not None,
-            BLOCK_V=min(block_v, triton.next_power_of_2(V)),
-            num_warps=num_warps,
+            BLOCK_E=triton.next_power_of_2(E),
+            BLOCK_S=triton.next_power_of_2(parts.shape[-1]),
+            num_warps=1,
         )
     return out_2ET[0], None if target_T is None else out_2ET[1]
 

@@ -51,7 +51,7 @@ def distances_of(z_D, centroids_ptr, d, K, D: tl.constexpr, BLOCK_K: tl.constexp
     z_D = z_D / tl.where(length < 2.220446049250313e-15, 1.0, length)
     k = tl.arange(0, BLOCK_K)
     distance_K = tl.full([BLOCK_K], float("inf"), z_D.dtype)
-    # Four at a time, whose sums over the warp then wait for each other's no more; all of them at once are more
+    # Four at a time, whose sums over the warp need not wait for each other; all of them at once are more
     # numbers than a warp has registers.
     for first in range(0, K, 4):
         for i in tl.static_range(4):

@@ -234,6 +234,7 @@ def _stand_in_for_cuda() -> None:
     cuda.stream = lambda stream: contextlib.nullcontext()
     cuda.current_stream = cuda.default_stream = lambda *args: _NoStream()
     cuda.synchronize, cuda.empty_cache, cuda.set_device = constant(None), constant(None), constant(None)
+    torch.distributed.all_to_all_single = _with_plain_sizes(torch.distributed.all_to_all_single)
     cuda.is_initialized = constant(True)  # NeMo asserts it before it reads a checkpoint
     # The CPU generator plays the CUDA one: Megatron's tracker swaps its state, so that dropout in
     # tensor-parallel regions differs between ranks and agrees elsewhere, exactly as on a GPU.
@@ -244,6 +245,19 @@ def _stand_in_for_cuda() -> None:
     random._get_cuda_rng_state = lambda *args, **kwargs: torch.get_rng_state()
     random._set_cuda_rng_state = lambda state, *args, **kwargs: torch.set_rng_state(state)
     random.CudaRNGStatesTracker.fork = _fork_cpu_generator
+
+
+def _with_plain_sizes(exchange: Callable[..., Any]) -> Callable[..., Any]:
+    """An exchange that takes sizes as a tensor of the CPU: Megatron makes plain numbers of a GPU's alone."""
+
+    def call(*args: Any, **options: Any) -> Any:
+        plain = {
+            key: value.tolist() if key.endswith("split_sizes") and isinstance(value, torch.Tensor) else value
+            for key, value in options.items()
+        }
+        return exchange(*args, **plain)
+
+    return call
 
 
 @contextlib.contextmanager

@@ -6,10 +6,12 @@ source     a model, or a folder of several (the last of runs/<name>/experts/roun
            a folder
 output     where they go
 format     hf (a Hugging Face folder), metaseq (a folder with a consolidated.pt), nemo (a NeMo checkpoint, for
-           which NeMo has to be installed), averaged (a set's experts as one model folder), or upstream (a
+           which NeMo has to be installed), averaged (a set's experts as one model folder), upcycled (a set's
+           experts as one sparse model folder, their feed-forward parts its moe_experts), or upstream (a
            tf-idf clusterer as the original programs' two pickles); hf if not given
 average    of averaged: a language, whose documents weigh the experts, or weights such as expert0:2,expert3:1;
            all alike if not given
+moe_layer_freq  of upcycled: the last of every so many layers is sparse; 2 if not given
 dtype      fp32, bf16 or fp16, if not the model's own; not for nemo
 tokenizer  the tokenizer's folder or hub id, if not that of the model's run or, outside of runs, the one
            that the model was trained with

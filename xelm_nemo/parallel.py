@@ -31,6 +31,7 @@ def model_parallel(
     *,
     tensor_model_parallel_size: int = 1,
     pipeline_model_parallel_size: int = 1,
+    expert_model_parallel_size: int = 1,
     seed: int = 1234,
     threads: int = 1,
     deterministic: bool = False,
@@ -61,7 +62,12 @@ def model_parallel(
     local_rank = 0 if alone else int(os.environ.get("LOCAL_RANK", 0))
     device.enter(local_rank=local_rank, threads=threads, deterministic=deterministic)
     _init_process_group(world_size, timeout_seconds)
-    parallel_state.initialize_model_parallel(tensor_model_parallel_size, pipeline_model_parallel_size)
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size,
+        pipeline_model_parallel_size,
+        expert_model_parallel_size=expert_model_parallel_size,
+        expert_tensor_parallel_size=1,
+    )
     model_parallel_cuda_manual_seed(seed, use_cudagraphable_rng=graphed, force_reset_rng=True)
     try:
         yield Layout(

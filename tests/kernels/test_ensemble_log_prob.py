@@ -9,8 +9,12 @@ from tests.helpers.numerics import assert_as_accurate
 from xelm_kernels import ensemble_log_prob as op
 
 ROOT = Path(__file__).resolve().parents[2]
-SHAPES = [(1, 1, 1), (2, 5, 257), (4, 3, 1024), (3, 7, 5000)]  # E, T, V: one, odd, power of two, past a block
+# E, T, V: one, odd, power of two, past a block, past a slice
+SHAPES = [(1, 1, 1), (2, 5, 257), (4, 3, 1024), (3, 7, 5000), (3, 2, 40_000)]
 INF = float("inf")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::RuntimeWarning"
+)  # numpy under the interpreter, of masked lanes
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +56,6 @@ def test_padding_columns_after_the_vocabulary_are_not_read(device):
     torch.testing.assert_close(op.ensemble_log_prob(*args, vocab_size=65), expected)
 
 
-@pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")  # numpy under the interpreter: log(0)
 def test_forbidden_tokens_leave_the_rest_a_distribution(device):
     logits, log_w, target = random_inputs(2, 3, 5000, device)
     logits[..., :4500] = -INF  # the whole first block of the kernel

@@ -4,8 +4,12 @@ import torch
 from tests.helpers.numerics import assert_as_accurate
 from xelm_kernels import ensemble_mixture as op
 
-SHAPES = [(1, 1, 1), (2, 5, 257), (4, 3, 1024), (3, 7, 5000)]  # E, T, V: one, odd, power of two, past a block
+# E, T, V: one, odd, power of two, past a block, past a slice
+SHAPES = [(1, 1, 1), (2, 5, 257), (4, 3, 1024), (3, 7, 5000), (3, 2, 40_000)]
 INF = float("inf")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::RuntimeWarning"
+)  # numpy under the interpreter, of masked lanes
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +59,6 @@ def test_padding_columns_after_the_vocabulary_are_not_read(device):
     torch.testing.assert_close(op.ensemble_mixture(logits, log_w, vocab_size=65), expected)
 
 
-@pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")  # numpy under the interpreter: log(0)
 def test_tokens_that_every_expert_forbids_have_probability_0(device):
     logits, log_w = random_inputs(2, 3, 5000, device)
     logits[..., :4500] = -INF
@@ -65,7 +68,6 @@ def test_tokens_that_every_expert_forbids_have_probability_0(device):
         torch.testing.assert_close(mixed[:, 4500:], op.ensemble_mixture_ref(logits, log_w)[:, 4500:].float())
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy under the interpreter says it too
 def test_an_expert_that_forbids_everything_gives_no_number(device):
     logits, log_w = random_inputs(2, 1, 65, device)
     logits[0] = -INF

@@ -67,8 +67,13 @@ def test_experiment_shows_its_plan_and_touches_nothing(
     assert code == 0
     screen = capsys.readouterr().out
     config = compose([f"+experiment={experiment}"])
-    for cluster in range(config.clustering.num_clusters):
-        assert f"expert{cluster} " in screen
+    experts = range(config.clustering.num_clusters) if config.training.train_clusters is None else []
+    names = [f"expert{cluster}" for cluster in experts]
+    names += ["dense"] if config.dense.enabled else []
+    names += ["upcycled"] if config.upcycle.enabled else []
+    assert names
+    for name in names:
+        assert f"{name} " in screen
     assert "…" not in screen, "eighty columns hold the table of models"
     assert list(tmp_path.iterdir()) == []
 
@@ -88,7 +93,8 @@ def test_help_lists_the_groups_and_runs_nothing(tmp_path, monkeypatch, capsys):
 
 
 def test_the_promised_experiments_exist():
-    assert {"udhr", "xelm16", "xelm8", "xelm4", "dense", "cbtm8", "hmr_adapt"} <= set(EXPERIMENTS)
+    promised = {"udhr", "xelm16", "xelm8", "xelm4", "dense", "cbtm8", "upcycle", "hmr_adapt"}
+    assert promised <= set(EXPERIMENTS)
 
 
 def test_groups_on_the_command_line_win_over_the_experiment():
@@ -200,6 +206,33 @@ def test_rate_that_is_no_finite_number_is_refused(value):
         ),
         ("corpus.test_split=exam", "use ['train', 'valid', 'test']"),
         ("seed_model.vocab_size=100", "seed_model.vocab_size=100 is less than tokenizer.vocab_size=4096"),
+        ("seed_model.source=model", "seed_model.path is not set; give a finished model's folder"),
+        ("parallel.expert_model_parallel_size=2", "a dense model has none; use 1, or upcycle.enabled=true"),
+        ("upcycle.gate_init=ones", "upcycle.gate_init='ones' is not known; use one of ['normal', 'uniform']"),
+        (
+            ["upcycle.enabled=true", "parallel.expert_model_parallel_size=3"],
+            "parallel.expert_model_parallel_size=3 does not divide upcycle.num_moe_experts=32; use one of",
+        ),
+        (
+            ["upcycle.enabled=true", "parallel.expert_model_parallel_size=2"],
+            "parallel.expert_model_parallel_size=2 does not divide the 1 ranks",
+        ),
+        (
+            ["upcycle.enabled=true", "parallel=tp2_sp"],
+            "parallel.tensor_model_parallel_size=2 does not divide moe_experts; set",
+        ),
+        (
+            ["upcycle.enabled=true", "model.num_layers=3"],
+            "upcycle.moe_layer_freq=2 does not divide model.num_layers=3; use one of [1, 3]",
+        ),
+        (
+            ["upcycle.enabled=true", "upcycle.train_iters=7"],
+            "upcycle.train_iters=7 does not give whole micro-batches",
+        ),
+        (
+            ["upcycle.enabled=true", "precision=fp8_delayed"],
+            "precision.fp8 is not for models with moe_experts; set precision=bf16",
+        ),
     ],
 )
 def test_value_that_cannot_work_is_refused(setting, said):

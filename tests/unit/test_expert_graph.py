@@ -23,6 +23,7 @@ def test_nothing_is_recorded_without_a_gpu():
         ({"tensor_model_parallel_size": 4}, {}, None),
         ({"tensor_model_parallel_size": 2, "data_parallel_size": 2}, {}, None),
         ({}, {"document_mask": True}, "training.document_mask=true"),
+        ({}, {"is_sparse": True}, "moe_experts take other numbers of tokens"),
         ({}, {"seq_length": 64}, "training.seq_length=64"),
         ({}, {"fp8": FP8Config("delayed", head=True)}, None),
         ({}, {"fp8": FP8Config("delayed", param_gather=True)}, "precision.fp8.param_gather=true"),

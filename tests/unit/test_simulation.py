@@ -212,6 +212,12 @@ def test_rounds_are_not_simulated():
         compared(PLAIN, 16, words=["rounds=hmr"])
 
 
+@pytest.mark.parametrize("word", ["upcycle.enabled=true", "parallel.expert_model_parallel_size=2"])
+def test_sparse_models_are_not_simulated(word):
+    with pytest.raises(ConfigError, match="of sparse models, which are not simulated; leave them out"):
+        compared(PLAIN, 16, words=["upcycle.num_moe_experts=4", "upcycle.enabled=true", word])
+
+
 # --- The command ------------------------------------------------------------------------------------
 
 SHIPPED = Path(__file__).resolve().parents[2] / "docs/rates.json"

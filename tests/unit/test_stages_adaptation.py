@@ -267,6 +267,7 @@ def test_place_without_a_set_is_refused_before_anything_is_written(tmp_path, cap
         (["rounds.base=null"], "rounds.base is not set"),
         (["rounds.languages=[he,he]"], "must be new languages, each once"),
         (["clustering.num_clusters=4"], "leaves no cluster for the set in rounds.base"),
+        (["upcycle.enabled=true"], "upcycle.enabled=True does not go with rounds.kind=adapt"),
         (["dense.enabled=true"], "dense.enabled=True does not go with rounds.kind=adapt"),
         (["training.train_clusters=[3]"], "[3] are not among clusters 16..19"),
         (["training.global_batch_size=8"], "rounds.languages=['he', 'sv', 'pl', 'az'], 4 experts, x"),

@@ -4,15 +4,28 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from tests.helpers.rounds import TREE, finish, make_inputs, opened
 from tests.helpers.submitted import record_batches, submit_all
+from xelm_nemo import artifacts
+from xelm_nemo.artifacts import Recipe
+from xelm_nemo.checkpoint.facts import ModelFacts, write_facts
 from xelm_nemo.clustering.typology import XELM_LANGUAGES
 from xelm_nemo.config.compose import compose
 from xelm_nemo.errors import ConfigError
 from xelm_nemo.launch.slurm import Queued
-from xelm_nemo.stages import averaging, submit
-from xelm_nemo.stages.jobs import all_rounds, dense_job, expert_job, finished_models, round_jobs
+from xelm_nemo.model.config import ModelConfig
+from xelm_nemo.stages import merging, submit
+from xelm_nemo.stages.jobs import (
+    all_rounds,
+    dense_job,
+    expert_job,
+    finished_models,
+    round_jobs,
+    upcycled_job,
+)
+from xelm_nemo.stages.models import models_table
 from xelm_nemo.stages.rounds import ancestors_tokens
 from xelm_nemo.stages.rows import models
 from xelm_nemo.stages.train import TRAIN
@@ -52,11 +65,49 @@ def test_a_rounds_experts_share_a_step_and_the_dense_model_sees_the_tokens_of_al
     assert dense.train_iters * dense.tokens_per_iteration == sum(tokens)
 
 
+def test_the_upcycled_model_is_made_of_the_seed_model_and_sees_the_tokens_of_all_rounds(tmp_path, capsys):
+    words = ["upcycle.enabled=true", "dense.enabled=true", "upcycle.train_iters=35"]
+    run = opened(tmp_path, "rounds.train_iters=[10,20,40]", *words)
+    dense, upcycled = models(run)[:2]
+    assert [job.name for job in round_jobs(run)[:2]] == [dense.name, upcycled.name] == ["dense", "upcycled"]
+    assert upcycled.train_iters * upcycled.tokens_per_iteration == 70 * dense.tokens_per_iteration
+    assert (upcycled.init, upcycled.clusters) == (str(run.upcycled_init), [0, 1, 2, 3])
+    assert Path(upcycled.folder) == run.experts / "upcycled"
+    assert ancestors_tokens(run, "upcycled") == 0
+    Console(width=80).print(models_table(run))
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if "upcycled" in line]
+    assert "seed_model" in row and "…" not in row
+
+
 def test_experts_share_the_tokens_of_their_ancestors(run):
     *before, leaves = all_rounds(run)
     spent = sum(job.train_iters * job.tokens_per_iteration for jobs in before for job in jobs)
     assert sum(ancestors_tokens(run, job.name) for job in leaves) == spent
     assert ancestors_tokens(run, "dense") == 0
+
+
+def test_the_upcycled_model_has_the_sizes_of_its_seed_model_whatever_the_settings_say(tmp_path):
+    shape = ModelConfig(num_layers=6, hidden_size=64, ffn_hidden_size=96, num_attention_heads=4)
+    with artifacts.build(tmp_path / "model", Recipe("model", {})) as part:
+        write_facts(part, ModelFacts(shape, 300, "fp32", "none"))
+    seed = ["seed_model.source=model", f"seed_model.path={tmp_path / 'model'}", "model.num_layers=4"]
+    run = opened(tmp_path, "upcycle.enabled=true", "upcycle.moe_layer_freq=3", *seed)
+    found = upcycled_job(run).shape
+    assert found.dense == shape and found.moe_layers == [2, 5]
+
+
+@pytest.mark.parametrize("name, before", [("upcycled", 1001), ("seed_model", 0)])
+def test_tokens_of_a_model_that_is_trained_on_count_once_in_a_set_and_a_seed_models_do_not(
+    tmp_path, name, before
+):
+    facts = ModelFacts(ModelConfig(), 300, "fp32", "none", consumed_tokens=1001, name=name)
+    with artifacts.build(tmp_path / "model", Recipe("model", {})) as part:
+        write_facts(part, facts)
+    source = ["seed_model.source=model", f"seed_model.path={tmp_path / 'model'}"]
+    run = opened(tmp_path, "dense.enabled=true", *source)
+    leaves = all_rounds(run)[-1]
+    assert dense_job(run).tokens_before == sum(job.tokens_before for job in leaves) == before
+    assert len({job.tokens_before for job in leaves}) <= 2
 
 
 @pytest.mark.parametrize("seed, seeds", [(7, [7, 8, 9]), (2**32 - 1, [2**32 - 1, 0, 1])])
@@ -86,6 +137,20 @@ def test_finished_parent_is_not_trained_again_and_a_new_one_has_its_children_tra
     assert [job.name for job in submit.to_train(jobs)] == ["expert2", "expert3"]
 
 
+def test_baselines_are_in_the_last_rounds_set_alone(tmp_path):
+    run = opened(tmp_path, "upcycle.enabled=true", "dense.enabled=true")
+    make_inputs(run)
+    with artifacts.build(run.upcycled_init, Recipe("model", {})):
+        pass
+    for job in round_jobs(run):
+        finish(job)
+    TRAIN.finish(run)
+    first, last = (json.loads((run.round(k) / "set.json").read_text()) for k in (1, 2))
+    assert first["dense"] is None and "upcycled" not in first
+    assert (last["dense"], last["upcycled"]) == ("dense/model", "upcycled/model")
+    assert list(finished_models(run))[4:] == ["dense", "upcycled"]
+
+
 def test_each_round_has_a_set(run):
     make_inputs(run)
     for job in round_jobs(run):
@@ -112,12 +177,12 @@ def test_average_of_a_language_weighs_the_experts_of_any_round_by_what_they_are_
     run, monkeypatch, number, language, weights
 ):
     averaged = []
-    monkeypatch.setattr(averaging, "average_models", lambda *given: averaged.append(given))
+    monkeypatch.setattr(merging, "average_models", lambda *given: averaged.append(given))
     make_inputs(run)
     for job in round_jobs(run):
         finish(job)
     TRAIN.finish(run)
-    averaging.export_average(run.round(number), run.folder / "one", language)
+    merging.export_average(run.round(number), run.folder / "one", language)
     assert list(averaged[0][1].values()) == weights
 
 

@@ -18,12 +18,13 @@ from xelm_nemo.model.config import (
     FP8Config,
     ModelConfig,
     ParallelConfig,
+    SparseConfig,
     matrix_elements,
     num_parameters,
 )
 from xelm_nemo.model.memory import StepSizes, head_chunk, peak_parts
 from xelm_nemo.stages import pipeline
-from xelm_nemo.stages.jobs import expert_job
+from xelm_nemo.stages.jobs import expert_job, upcycled_job
 from xelm_nemo.stages.run import Run
 
 GIB = 2**30
@@ -100,6 +101,21 @@ def test_matrices_kept_in_fp8_have_no_bf16_beside_them(layout):
     assert {**both, "weights": 0} == {**fp8_alone, "weights": 0}
 
 
+@pytest.mark.parametrize("ep, own", [(16, 2), (32, 1)])
+def test_moe_experts_are_whole_on_every_tensor_parallel_rank(ep, own):
+    sparse = SparseConfig(
+        **dataclasses.asdict(XGLM_1_7B), num_moe_experts=32, moe_expert_capacity_factor=None
+    )
+    layout = ParallelConfig(8, data_parallel_size=4, sequence_parallel=True, expert_model_parallel_size=ep)
+    one = 2 * 2048 * 8192 + 8192 + 2048
+    divided = (num_parameters(XGLM_1_7B, WORDS) - 12 * one) / 8
+    whole = 12 * (own * one + 32 * 2048)
+    parts = peak_parts(sizes(sparse, layout))
+    assert parts["weights"] == 2 * (divided + whole)
+    assert parts["gradients"] == 4 * (divided + whole)
+    assert parts["optimizer"] == pytest.approx(12 * (divided / 4 + whole / (32 / ep)))
+
+
 def test_recomputation_keeps_the_inputs_of_layers():
     full = dataclasses.replace(ONE, recompute_granularity="full")
     inputs = 24 * 8 * 2048 * 2048 * 2
@@ -118,10 +134,15 @@ def test_chunks_of_the_head_are_equal(fp8, chunk):
     assert head_chunk(100, 2 * 256_128, fp8=fp8) == 256
 
 
-def xglm(*settings):
-    """An expert of XGLM-1.7B, 16 sequences a step."""
+def xelm16(*settings):
+    """A run of XGLM-1.7B's shape, 16 sequences a step of an expert."""
     common = ["+experiment=xelm16", "corpus=udhr", "seed_model=random", "model=xglm_1_7b", "precision=bf16"]
-    return expert_job(Run(compose([*common, *settings])), 0)
+    return Run(compose([*common, *settings]))
+
+
+def xglm(*settings):
+    """An expert of such a run."""
+    return expert_job(xelm16(*settings), 0)
 
 
 @pytest.mark.parametrize(
@@ -154,6 +175,14 @@ def test_advice_can_be_taken(monkeypatch):
     with pytest.raises(ConfigError) as caught:
         check_memory(xglm("training.micro_batch_size=8"), vocab_size=WORDS)
     check_memory(xglm(*re.search(r"Use (.*)\.$", str(caught.value))[1].split(" and ")), vocab_size=WORDS)
+
+
+def test_a_sparse_model_is_not_told_to_divide_what_cannot_be_divided_so(monkeypatch):
+    monkeypatch.setattr(device, "total_bytes", lambda: 25 * GIB)
+    sparse = ["upcycle.enabled=true", "upcycle.num_moe_experts=2", "training.micro_batch_size=1"]
+    with pytest.raises(ConfigError, match="Divide the model further") as caught:
+        check_memory(upcycled_job(xelm16(*sparse)), vocab_size=WORDS)
+    assert "parallel=tp" not in str(caught.value)
 
 
 def test_what_may_fit_is_not_refused(monkeypatch):

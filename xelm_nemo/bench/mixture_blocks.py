@@ -10,7 +10,7 @@ from xelm_nemo.bench.mixture import Inputs, make_inputs
 from xelm_nemo.bench.registry import Case, Provider, Sizes
 
 # (block of the vocabulary, warps)
-EXPERT_ROWS = [(4096, 8), (2048, 4), (4096, 4), (8192, 4), (8192, 8), (8192, 16), (16384, 16)]
+EXPERT_ROWS = [(2048, 4), (4096, 4), (4096, 8), (8192, 8), (8192, 16)]
 MIXTURE = [(512, 2), (512, 4), (1024, 4), (1024, 8), (2048, 8), (4096, 8)]
 
 

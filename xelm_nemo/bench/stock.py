@@ -13,14 +13,17 @@ from megatron.core.distributed import (
     finalize_model_grads,
 )
 from megatron.core.models.gpt import GPTModel
-from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_with_transformer_engine_spec
+from megatron.core.models.gpt.gpt_layer_specs import (
+    get_gpt_decoder_block_spec,
+    get_gpt_layer_with_transformer_engine_spec,
+)
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.transformer import TransformerConfig
 from megatron.core.transformer.module import Float16Module
 
 from xelm_nemo import parallel
-from xelm_nemo.model.config import ModelConfig, ParallelConfig, padded_vocab_size
+from xelm_nemo.model.config import ModelConfig, ParallelConfig, SparseConfig, padded_vocab_size
 from xelm_nemo.model.stages import stage_layers
 
 
@@ -93,9 +96,30 @@ def _config(
         pipeline_model_parallel_size=num_stages, sequence_parallel=layout.sequence_parallel,
         bf16=True, params_dtype=torch.bfloat16, pipeline_dtype=torch.bfloat16,
         hidden_dropout=shape.hidden_dropout, attention_dropout=shape.attention_dropout,
-        bias_activation_fusion=True, bias_dropout_fusion=True, gradient_accumulation_fusion=False,
-        cross_entropy_loss_fusion=True, cross_entropy_fusion_impl="te", **fp8, **stages,
+        gradient_accumulation_fusion=False, cross_entropy_loss_fusion=True, cross_entropy_fusion_impl="te",
+        **fp8, **stages, **_fusions(shape),
     )  # fmt: skip
+
+
+def _fusions(shape: ModelConfig) -> dict[str, Any]:
+    """What Megatron fuses: with moe_experts that have biases neither of the two."""
+    if not isinstance(shape, SparseConfig):
+        return {"bias_activation_fusion": True, "bias_dropout_fusion": True}
+    return {
+        "bias_activation_fusion": False, "bias_dropout_fusion": False,
+        "num_moe_experts": shape.num_moe_experts, "moe_router_topk": shape.moe_router_topk,
+        "moe_layer_freq": [int(layer in shape.moe_layers) for layer in range(shape.num_layers)],
+        "moe_ffn_hidden_size": shape.ffn_hidden_size, "moe_router_dtype": "fp32",
+        "moe_router_load_balancing_type": "aux_loss", "moe_aux_loss_coeff": shape.moe_aux_loss_coeff,
+        "moe_expert_capacity_factor": shape.moe_expert_capacity_factor,
+        "moe_token_dispatcher_type": "alltoall", "moe_grouped_gemm": True, "moe_permute_fusion": True,
+    }  # fmt: skip
+
+
+def _layers(config: TransformerConfig) -> Any:
+    if config.num_moe_experts is None:
+        return get_gpt_layer_with_transformer_engine_spec()
+    return get_gpt_decoder_block_spec(config, use_transformer_engine=True)
 
 
 def _model(config: TransformerConfig, shape: ModelConfig, padded_size: int) -> DistributedDataParallel:
@@ -104,7 +128,7 @@ def _model(config: TransformerConfig, shape: ModelConfig, padded_size: int) -> D
     fp8 = bool(config.fp8)
     with get_fp8_context(config, 0, is_init=True) if fp8 else contextlib.nullcontext():
         model = GPTModel(
-            config=config, transformer_layer_spec=get_gpt_layer_with_transformer_engine_spec(),
+            config=config, transformer_layer_spec=_layers(config),
             vocab_size=padded_size, max_sequence_length=shape.max_position_embeddings,
             pre_process=parallel_state.is_pipeline_first_stage(),
             post_process=parallel_state.is_pipeline_last_stage(),

@@ -2,6 +2,10 @@
 
 torchrun --nproc-per-node 4 -m xelm_nemo.bench train_step model=xglm_1_7b layouts=dp4,tp2_sp precision=bf16
 
+python -m xelm_nemo.bench train_step model=xglm_564m num_moe_experts=8 providers=stock,ours,ours_sequential
+
+measures the model's sparse forms too, beside a dense one of as many weights at work for a token (forms.py).
+
 Every provider has the same shape, batches, dropout and Adam, and takes its turn with the GPUs to itself. The
 stock one is a GPTModel as Megatron's own scripts build it: Transformer Engine's layers and cross-entropy, an
 even pipeline split, gradients that are reduced while others are computed, FP8 weights where products are in
@@ -21,9 +25,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from megatron.core.transformer.moe.token_dispatcher import MoETokenDispatcher
 from torch._C._distributed_c10d import TCPStore
 
 from xelm_nemo import device, parallel
+from xelm_nemo.bench.forms import forms
 from xelm_nemo.bench.hugging_face import hugging_face_step
 from xelm_nemo.bench.nemo_trainer import nemo_steps
 from xelm_nemo.bench.setting import JobRequest, Setting, parse, settings, show
@@ -35,8 +41,10 @@ from xelm_nemo.expert.data import as_batch
 from xelm_nemo.expert.graph import StepGraph, own_stream, why_no_graph
 from xelm_nemo.expert.optim import make_optimizer, wrap
 from xelm_nemo.expert.step import forward_backward, train_step
+from xelm_nemo.model.config import SparseConfig
 from xelm_nemo.model.flops import own_peak
 from xelm_nemo.model.gpt import DecoderModel, build_model
+from xelm_nemo.model.moe import gate_balance
 
 WARM_UPS = 4  # of which a graph's last is recorded
 Step = Callable[[], float]  # does one step; gives its loss
@@ -46,7 +54,7 @@ def measure(setting: Setting, name: str, steps: int) -> Row:
     """One provider's row; all ranks of the world call it."""
     found = PROVIDERS[name](setting, WARM_UPS + steps)
     row = _row(setting, statistics.median(found["seconds"][WARM_UPS:]))
-    row |= {"graphed": found["graphed"]} if "graphed" in found else {}
+    row |= {key: found[key] for key in ("graphed", "moe_products", "moe_dropped") if key in found}
     return row | {"losses": found["losses"][:WARM_UPS], "peak_gib": found["peak_gib"]}
 
 
@@ -70,8 +78,21 @@ def _steps(
         seconds, losses = zip(*(_timed(step) for _ in range(steps)), strict=True)
         found = {"seconds": seconds, "losses": losses, "peak_gib": _peak_gib()}
         del step
-        gc.collect()
+        _let_go_of_models()
     return found
+
+
+def _let_go_of_models() -> None:
+    """Free the memory of what was measured.
+
+    Megatron's dispatchers keep the weights that gates gave last, whose autograd graph leads to the parameters
+    and by their hooks back to the model: a ring that Python's collector does not see through.
+    """
+    for dispatcher in [found for found in gc.get_objects() if isinstance(found, MoETokenDispatcher)]:
+        for name, value in list(vars(dispatcher).items()):
+            if isinstance(value, torch.Tensor):
+                setattr(dispatcher, name, None)
+    gc.collect()
 
 
 def _timed(step: Step) -> tuple[float, float]:
@@ -108,26 +129,33 @@ def _row(setting: Setting, seconds: float) -> Row:
     return row if peak is None else row | {"mfu": round(flops / peak, 3)}
 
 
-def our_model(setting: Setting, *, overlap_param_gather: bool = True) -> tuple[DecoderModel, Any, Any]:
+def our_model(
+    setting: Setting, *, overlap_param_gather: bool = True, grouped: bool = True
+) -> tuple[DecoderModel, Any, Any]:
     """An expert, the wrapper that it is trained in, and its optimizer."""
     sizes: dict[str, Any] = {"vocab_size": setting.vocab_size, "dtype": torch.bfloat16, "fp8": setting.fp8}
-    core = build_model(setting.shape, setting.layout, **sizes)
+    core = build_model(setting.shape, setting.layout, grouped=grouped, **sizes)
     model = wrap(core, overlap_param_gather=overlap_param_gather)
     return core, model, make_optimizer(OptimConfig(), model)
 
 
-def _our_steps(setting: Setting, steps: int, *, eager: bool = False) -> dict[str, Any]:
+def _our_steps(setting: Setting, steps: int, *, eager: bool = False, grouped: bool = True) -> dict[str, Any]:
     """The experts' steps, as CUDA graphs where they can be."""
-    graphed = (
-        not eager and why_no_graph(setting.layout, seq_length=setting.seq_length, fp8=setting.fp8) is None
+    is_sparse = isinstance(setting.shape, SparseConfig)
+    facts_of: dict[str, Any] = {"is_sparse": is_sparse, "fp8": setting.fp8}
+    reason = why_no_graph(setting.layout, seq_length=setting.seq_length, **facts_of)
+    graphed, facts = not eager and reason is None, dict[str, Any]()
+    found = _steps(
+        partial(_ours, graphed=graphed, grouped=grouped, facts=facts), setting, steps, graphed=graphed
     )
-    found = _steps(partial(_ours, graphed=graphed), setting, steps, graphed=graphed)
-    return found | {"graphed": graphed}
+    return found | {"graphed": graphed} | facts
 
 
-def _ours(setting: Setting, tokens: torch.Tensor, *, graphed: bool) -> Step:
-    """The training step of the experts."""
-    _, model, optimizer = our_model(setting, overlap_param_gather=not graphed)
+def _ours(
+    setting: Setting, tokens: torch.Tensor, *, graphed: bool, grouped: bool, facts: dict[str, Any]
+) -> Step:
+    """The training step of the experts; facts are what the first one finds of moe_experts."""
+    core, model, optimizer = our_model(setting, overlap_param_gather=not graphed, grouped=grouped)
     graph = StepGraph(partial(forward_backward, model, setting.num_micro_batches)) if graphed else None
     batch = as_batch(tokens)
     model.train()
@@ -135,6 +163,11 @@ def _ours(setting: Setting, tokens: torch.Tensor, *, graphed: bool) -> Step:
     def step() -> float:
         batches = itertools.repeat(batch, setting.num_micro_batches)
         loss, _ = train_step(model, optimizer, batches, setting.num_micro_batches, graph=graph)
+        if isinstance(setting.shape, SparseConfig) and not facts:
+            tp = setting.layout.tensor_model_parallel_size
+            dropped = gate_balance(core, tensor_model_parallel_size=tp)["moe_dropped"]
+            products = "grouped" if core.config.moe_grouped_gemm else "sequential"
+            facts.update(moe_dropped=round(dropped, 3), moe_products=products)
         return float(loss)
 
     return step
@@ -165,8 +198,11 @@ PROVIDERS: dict[str, Callable[[Setting, int], dict[str, Any]]] = {
     "hugging_face": partial(_steps, _hugging_face),
     "ours": _our_steps,
     "ours_eager": partial(_our_steps, eager=True),
+    "ours_sequential": partial(_our_steps, grouped=False),
     "nemo": nemo_steps,
 }
+
+OF_SPARSE = {"ours_sequential"}  # differ from others where there are moe_experts
 
 # --- The command line ------------------------------------------------------------------------------
 
@@ -176,6 +212,8 @@ class Request(JobRequest):
     """What the command line asks for."""
 
     providers: str = "stock,ours"
+    num_moe_experts: int = 0  # more: the model's sparse forms are measured too
+    moe_capacities: str = "1.0,null"  # those forms' moe_expert_capacity_factor
 
 
 def run(words: Sequence[str]) -> None:
@@ -187,10 +225,17 @@ def run(words: Sequence[str]) -> None:
     request, world = parse(words, Request()), int(os.environ.get("WORLD_SIZE", 1))
     if unknown := set(request.providers.split(",")) - PROVIDERS.keys():
         raise ConfigError(f"providers={request.providers!r} has {sorted(unknown)}; use {list(PROVIDERS)}.")
-    jobs = list(settings(request, world))
+    sparse: Any = {"num_moe_experts": request.num_moe_experts, "capacities": request.moe_capacities}
+    jobs = [
+        (names | form, shaped)
+        for names, setting in settings(request, world)
+        for form, shaped in forms(setting, **sparse)
+    ]
     ports = Ports() if world > 1 else None
     turns = [(s, p) for _ in range(request.rounds) for s in jobs for p in request.providers.split(",")]
     for (names, setting), provider in turns:
+        if provider in OF_SPARSE and not isinstance(setting.shape, SparseConfig):
+            continue
         if ports is not None:
             os.environ["MASTER_PORT"] = str(ports.agree())
         try:

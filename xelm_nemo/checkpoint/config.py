@@ -7,7 +7,7 @@ from dataclasses import dataclass
 class SeedModelConfig:
     """What the experts are branched from."""
 
-    source: str = "hf"  # "hf", "metaseq", "nemo", or "random"
+    source: str = "hf"  # "hf", "metaseq", "nemo", "model" (a finished one of ours), or "random"
     path: str | None = None  # folder, of a metaseq model also a file, of an HF model also a hub id
     train_iters: int = 0  # a random seed model first trains on all clusters for this long
     lr: float | None = None  # None: as the experts

@@ -90,12 +90,15 @@ class _Writer(FileSystemWriter):
 
 def _pieces(tensors: Mapping[str, LazyTensor]) -> list[_Piece]:
     split = {name: _in_layers(name) for name in tensors}
-    num_layers = len({layer for _, layer in split.values() if layer is not None})
-    return [_piece(*split[name], num_layers, tensor) for name, tensor in tensors.items()]
+    layers = {layer for _, layer in split.values() if layer is not None}
+    kinds = {key for key, layer in split.values() if layer is not None}
+    if len(kinds) * len(layers) > sum(layer is not None for _, layer in split.values()):
+        split = {name: (KEY_PREFIX + name, None) for name in tensors}  # layers differ: a tensor for each
+    return [_piece(*split[name], len(layers), tensor) for name, tensor in tensors.items()]
 
 
 def _in_layers(name: str) -> tuple[str, int | None]:
-    """The name of the tensor that is stored, and which layer of it this one is."""
+    """What alike layers' tensors are stored in, by its name, and which layer of it this one is."""
     if not name.startswith(LAYERS):
         return KEY_PREFIX + name, None
     layer, kind = name.removeprefix(LAYERS).split(".", 1)

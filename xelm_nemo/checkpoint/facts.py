@@ -7,7 +7,7 @@ from typing import Any
 from xelm_nemo import artifacts
 from xelm_nemo.errors import ArtifactError
 from xelm_nemo.files import read_json, write_json
-from xelm_nemo.model.config import ModelConfig
+from xelm_nemo.model.config import ModelConfig, SparseConfig
 
 FACTS = "model.json"
 WEIGHTS = "weights"  # the folder of its distributed checkpoint
@@ -44,7 +44,9 @@ def load_facts(folder: Path) -> ModelFacts:
     artifacts.check(folder, "model")
     path = folder / FACTS
     facts = _checked(ModelFacts, read_json(path), path)
-    return ModelFacts(**facts | {"shape": ModelConfig(**_checked(ModelConfig, facts["shape"], path))})
+    sizes = facts["shape"]
+    kind = SparseConfig if isinstance(sizes, dict) and "num_moe_experts" in sizes else ModelConfig
+    return ModelFacts(**facts | {"shape": kind(**_checked(kind, sizes, path))})
 
 
 def _checked(kind: type[ModelFacts] | type[ModelConfig], values: Any, path: Path) -> dict[str, Any]:

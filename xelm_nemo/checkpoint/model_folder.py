@@ -4,9 +4,12 @@ import dataclasses
 import shutil
 from pathlib import Path
 
+from xelm_nemo import artifacts
+from xelm_nemo.artifacts import Recipe
 from xelm_nemo.checkpoint.architectures import ARCHITECTURES
 from xelm_nemo.checkpoint.distributed import open_weights
-from xelm_nemo.checkpoint.facts import WEIGHTS, ModelFacts, load_facts
+from xelm_nemo.checkpoint.facts import WEIGHTS, ModelFacts, load_facts, write_facts
+from xelm_nemo.checkpoint.filling import writing
 from xelm_nemo.checkpoint.lazy import DTYPES, Batch, cast
 
 
@@ -32,6 +35,25 @@ def hf_batches(
     if dtype is None:
         return facts, batches
     return dataclasses.replace(facts, dtype=dtype), [cast(batch, DTYPES[dtype]) for batch in batches]
+
+
+def copy_model(source: Path, output: Path, recipe: Recipe, *, tokenizer: str) -> None:
+    """Write a finished model again, as the start of others.
+
+    Args:
+        source: the model folder; its bytes are those that it was written with.
+        output: the model folder to write.
+        recipe: what its manifest says that it was made from.
+        tokenizer: folder or hub id of its tokenizer.
+
+    Raises:
+        ArtifactError: the source is no finished model, or has changed since.
+    """
+    artifacts.verify(source)
+    facts = dataclasses.replace(load_facts(source), tokenizer=tokenizer, parent=str(source))
+    with writing(output), artifacts.build(output, recipe) as part:
+        copy_weights(source, part)
+        write_facts(part, facts)
 
 
 def copy_weights(folder: Path, output: Path) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from xelm_nemo.checkpoint.facts import ModelFacts
 from xelm_nemo.errors import CheckpointError
+from xelm_nemo.model.config import NOT_SIZES
 
 
 def check_siblings(facts: Mapping[str, ModelFacts]) -> None:
@@ -19,7 +20,11 @@ def check_siblings(facts: Mapping[str, ModelFacts]) -> None:
     (first, ours), *others = facts.items()
     for name, theirs in others:
         mine, other = _sizes(ours), _sizes(theirs)
-        differing = [f"{key} ({mine[key]!r}, {other[key]!r})" for key in mine if mine[key] != other[key]]
+        differing = [
+            f"{key} ({mine.get(key)!r}, {other.get(key)!r})"
+            for key in mine | other
+            if mine.get(key) != other.get(key)
+        ]
         if differing:
             raise CheckpointError(
                 f"{first} and {name} differ in {', '.join(differing)}; "
@@ -29,5 +34,5 @@ def check_siblings(facts: Mapping[str, ModelFacts]) -> None:
 
 def _sizes(facts: ModelFacts) -> dict[str, object]:
     shape = dataclasses.asdict(facts.shape)
-    sizes = {key: value for key, value in shape.items() if not key.endswith("dropout")}
+    sizes = {key: value for key, value in shape.items() if key not in NOT_SIZES}
     return {"vocab_size": facts.vocab_size, **sizes}

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.core import CheckpointingException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 
 from xelm_nemo import artifacts, parallel
 from xelm_nemo.artifacts import Recipe
@@ -24,7 +25,14 @@ from xelm_nemo.checkpoint.pickles import check_pickles
 from xelm_nemo.checkpoint.saving import Plan, Save, room_on_disk
 from xelm_nemo.errors import CheckpointError, first_line
 from xelm_nemo.files import atomic_folder, remove
-from xelm_nemo.model.config import NO_FP8, OPTIMIZER_BYTES, FP8Config, ModelConfig, ParallelConfig
+from xelm_nemo.model.config import (
+    NO_FP8,
+    NOT_SIZES,
+    OPTIMIZER_BYTES,
+    FP8Config,
+    ModelConfig,
+    ParallelConfig,
+)
 from xelm_nemo.model.gpt import DecoderModel, build_model
 
 # The one format that Megatron does not call deprecated and that any layout can load.
@@ -75,6 +83,7 @@ def load_model(
     dtype: torch.dtype | None = None,
     shape: ModelConfig | None = None,
     fp8: FP8Config = NO_FP8,
+    by_all_ranks: bool = True,
 ) -> DecoderModel:
     """This rank's part of a finished model, at any layout.
 
@@ -86,6 +95,7 @@ def load_model(
             shape on disk.
         fp8: which products of the model are in FP8; with `param_gather` the weights are not read yet, and
             `load_masters` has to.
+        by_all_ranks: whether all ranks there are load this model, or others load others meanwhile.
 
     Raises:
         CheckpointError: weights are missing or of another shape.
@@ -96,7 +106,7 @@ def load_model(
     numbers: dict[str, Any] = {"dtype": dtype or DTYPES[facts.dtype], "fp8": fp8}
     model = build_model(shape or facts.shape, layout, vocab_size=facts.vocab_size, **numbers)
     if not fp8.param_gather:
-        load_weights(model, folder)
+        load_weights(model, folder, by_all_ranks=by_all_ranks)
     return model
 
 
@@ -107,25 +117,28 @@ def load_masters(folder: Path, model: DecoderModel, optimizer: Any) -> None:
 
 
 def _check_sizes(folder: Path, found: ModelConfig, wanted: ModelConfig) -> None:
+    there, asked = dataclasses.asdict(found), dataclasses.asdict(wanted)
     differing = [
-        f"{field.name}={getattr(found, field.name)!r} (model.{field.name}={getattr(wanted, field.name)!r})"
-        for field in dataclasses.fields(ModelConfig)
-        if not field.name.endswith("dropout") and getattr(found, field.name) != getattr(wanted, field.name)
+        f"{key}={there.get(key)!r} (model.{key}={asked.get(key)!r})"
+        for key in there | asked
+        if key not in NOT_SIZES and there.get(key) != asked.get(key)
     ]
     if differing:
         raise CheckpointError(f"{folder} has {', '.join(differing)}; set the model's keys to what it has.")
 
 
-def load_weights(model: DecoderModel, folder: Path) -> None:
+def load_weights(model: DecoderModel, folder: Path, *, by_all_ranks: bool = True) -> None:
     """Fill a model from a model folder."""
-    state = _load(_weights(model), folder / WEIGHTS)
+    state = _load(_weights(model), folder / WEIGHTS, by_all_ranks=by_all_ranks)
     model.load_state_dict({key.removeprefix(KEY_PREFIX): value for key, value in state.items()}, strict=False)
 
 
 def _weights(model: DecoderModel) -> dict[str, Any]:
     """The sharded state dict without FP8 scales, which differ between layer implementations."""
     state = model.sharded_state_dict(prefix=KEY_PREFIX)
-    return {key: value for key, value in state.items() if not key.endswith("_extra_state")}
+    return {
+        key: value for key, value in state.items() if "_extra_state" not in key
+    }  # moe_experts number theirs
 
 
 # --- Training states ------------------------------------------------------------------------------
@@ -240,6 +253,7 @@ class Checkpoints:
             return 0
         path = self._path(iterations[-1])
         settings = artifacts.check(path, "checkpoint")["recipe"]["settings"]
+        _check_division(path, optimizer)
         from_masters = model.config.fp8_param or _MATRICES in settings
         state = self._state(model, optimizer, loading=True)
         if from_masters:
@@ -268,15 +282,30 @@ def _is_saved(model: DecoderModel, name: str) -> bool:
     return not (model.config.fp8_param and is_matrix(name))
 
 
+def _check_division(path: Path, optimizer: Any) -> None:
+    """See that moe_experts are divided, or whole, as they were: divided ones have their own optimizer."""
+    check_pickles(path)
+    index = FileSystemReader(path).read_metadata()
+    were = any(key.startswith("chained_") for key in index.state_dict_metadata)
+    if were != (len(optimizer.chained_optimizers) > 1):
+        use = "2 or more" if were else "1"
+        raise CheckpointError(
+            f"{path} was written with parallel.expert_model_parallel_size of {use}; set it so, and go on."
+        )
+
+
 def _save(sharded_state: dict[str, Any], folder: Path) -> None:
     with room_on_disk(folder):
         dist_checkpointing.save(sharded_state, str(folder))
 
 
-def _load(sharded_state: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _load(sharded_state: dict[str, Any], folder: Path, *, by_all_ranks: bool = True) -> dict[str, Any]:
     check_pickles(folder)
     try:
-        state: dict[str, Any] = dist_checkpointing.load(sharded_state, str(folder))
+        # Megatron's check is of what all ranks ask for together, as parts of one model.
+        state: dict[str, Any] = dist_checkpointing.load(
+            sharded_state, str(folder), validate_access_integrity=by_all_ranks
+        )
     except (CheckpointingException, KeyError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{folder} does not fit the model: {first_line(error)}") from error
     return state

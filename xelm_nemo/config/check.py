@@ -7,7 +7,10 @@ from xelm_nemo.config.schema import RunConfig
 from xelm_nemo.config.values import choice_problems, number_problems
 from xelm_nemo.errors import ConfigError
 from xelm_nemo.evaluation.config import rule_problems, task_problems
-from xelm_nemo.model.config import fp8_problems, layout_problems
+from xelm_nemo.expert.config import DenseConfig
+from xelm_nemo.merge.config import UpcycleConfig
+from xelm_nemo.model.config import SparseConfig, fp8_problems, layout_problems
+from xelm_nemo.model.sparse import sparse_problems
 
 SHIPPED_SPLITS = ("train", "valid", "test")
 # seed_model.source -> what its path is.
@@ -15,6 +18,7 @@ _SEED_PATHS = {
     "hf": "a Hugging Face folder or hub id",
     "metaseq": "a consolidated .pt file or the folder of its parts",
     "nemo": "a NeMo checkpoint's folder",
+    "model": "a finished model's folder, such as `export format=upcycled` writes",
 }
 
 
@@ -143,13 +147,19 @@ def _batches(config: RunConfig) -> list[str]:
             f"x training.micro_batch_size={training.micro_batch_size} x "
             f"parallel.data_parallel_size={ranks}; use a multiple of {unit}, such as {fitting}"
         )
-    iterations, all_iters = config.dense.train_iters, sum(config.round_iters)
-    uneven = iterations and ((step * all_iters) % iterations or config.dense_batch_size % micro)
-    if config.dense.enabled and uneven:
-        problems.append(
-            f"dense.train_iters={iterations} does not give whole micro-batches for as many tokens as the "
-            f"experts see ({step} x {all_iters} sequences)"
-        )
+    all_iters = sum(config.round_iters)
+    baselines: dict[str, tuple[DenseConfig | UpcycleConfig, int]] = {
+        "dense": (config.dense, config.dense_batch_size),
+        "upcycle": (config.upcycle, config.upcycle_batch_size),
+    }
+    for name, (baseline, size) in baselines.items():
+        iterations = baseline.train_iters
+        uneven = iterations and ((step * all_iters) % iterations or size % micro)
+        if baseline.enabled and uneven:
+            problems.append(
+                f"{name}.train_iters={iterations} does not give whole micro-batches for as many tokens as "
+                f"the experts see ({step} x {all_iters} sequences)"
+            )
     return problems
 
 
@@ -190,6 +200,7 @@ def _sizes(config: RunConfig) -> list[str]:
     problems, tp = layout_problems(config.model, config.parallel), config.parallel.tensor_model_parallel_size
     tokens = config.training.micro_batch_size * config.seq_length
     problems += fp8_problems(config.model, config.parallel, config.precision, tokens)
+    problems += _sparse(config)
     if config.seq_length > config.model.max_position_embeddings:
         problems.append(
             f"training.seq_length={config.seq_length} is longer than "
@@ -206,4 +217,18 @@ def _sizes(config: RunConfig) -> list[str]:
             f"training.seq_length={config.seq_length} is not a multiple of "
             f"parallel.tensor_model_parallel_size={tp}, as sequence parallelism needs"
         )
+    return problems
+
+
+def _sparse(config: RunConfig) -> list[str]:
+    """What keeps models with moe_experts from being made or trained so."""
+    if isinstance(config.model, SparseConfig) and config.upcycle.enabled:
+        return [
+            f"upcycle.enabled=true: the seed model has {config.model.num_moe_experts} moe_experts already; "
+            "set it to false, and the experts are trained from that model"
+        ]
+    shape = config.upcycled_shape if config.upcycle.enabled else config.model
+    problems = sparse_problems(shape, config.parallel)
+    if isinstance(shape, SparseConfig) and config.precision.fp8.is_used:
+        problems.append("precision.fp8 is not for models with moe_experts; set precision=bf16")
     return problems

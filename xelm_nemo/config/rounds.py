@@ -86,6 +86,7 @@ def _set(config: RunConfig) -> list[str]:
         )
     without = {
         "dense.enabled": config.dense.enabled,
+        "upcycle.enabled": config.upcycle.enabled,
         "seed_model.train_iters": config.seed_model.train_iters,
         "clustering.assignment": config.clustering.assignment,
         "clustering.source": config.clustering.source,

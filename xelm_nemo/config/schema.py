@@ -10,7 +10,8 @@ from xelm_nemo.corpus.config import CorpusConfig, TokenizerConfig
 from xelm_nemo.evaluation.config import EvaluationConfig
 from xelm_nemo.expert.config import CheckpointConfig, DenseConfig, OptimConfig, TrainingConfig
 from xelm_nemo.launch.config import LaunchConfig
-from xelm_nemo.model.config import ModelConfig, ParallelConfig, PrecisionConfig
+from xelm_nemo.merge.config import UpcycleConfig
+from xelm_nemo.model.config import ModelConfig, ParallelConfig, PrecisionConfig, SparseConfig
 from xelm_nemo.rounds.config import RoundsConfig
 from xelm_nemo.router.config import RouterConfig
 
@@ -31,6 +32,7 @@ FREE_KEYS = (
     "corpus.test_split",
     "corpus.on_bad_line",  # a corpus that was read without an error has nothing to skip
     "dense.enabled",
+    "upcycle.enabled",
     "training.train_clusters",
     "training.skip_bad_steps",
     "training.deterministic",
@@ -62,6 +64,7 @@ class RunConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     dense: DenseConfig = field(default_factory=DenseConfig)
+    upcycle: UpcycleConfig = field(default_factory=UpcycleConfig)
     router: RouterConfig = field(default_factory=RouterConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     tasks: list[str] = field(default_factory=list)  # that `evaluate` runs lm-evaluation-harness on
@@ -115,10 +118,26 @@ class RunConfig:
         return self.training.global_batch_size * sum(self.round_iters) // self.dense_iters
 
     @property
+    def upcycle_iters(self) -> int:
+        """Iterations of the upcycled model."""
+        return self.upcycle.train_iters or sum(self.round_iters)
+
+    @property
+    def upcycle_batch_size(self) -> int:
+        """Sequences of the upcycled model's step, such that its tokens equal those of all experts."""
+        return self.training.global_batch_size * sum(self.round_iters) // self.upcycle_iters
+
+    @property
     def own_clusters(self) -> list[int]:
         """The clusters whose experts the run trains itself: all, or those that it adds to a finished set."""
         clusters = self.clustering.num_clusters
         return list(range(clusters - self.round_sizes[-1], clusters))
+
+    @property
+    def upcycled_shape(self) -> SparseConfig:
+        """The shape of the model that is made of the seed model, which is dense."""
+        dense = self.model.dense if isinstance(self.model, SparseConfig) else self.model
+        return SparseConfig(**dataclasses.asdict(dense), **self.upcycle.shape_settings)
 
     @property
     def train_clusters(self) -> list[int]:
@@ -133,8 +152,10 @@ class ExportConfig:
 
     source: str
     output: str
-    format: str = "hf"  # or "metaseq" or "nemo", of a model; "averaged", of a set; "upstream", of a clusterer
+    # "hf", "metaseq" or "nemo", of a model; "averaged" or "upcycled", of a set; "upstream", of a clusterer.
+    format: str = "hf"
     average: str | None = None  # of a set: a language, or "expert0:2,expert3:1"; None: all alike
+    moe_layer_freq: int | None = None  # of upcycled: the last of every so many layers is sparse; None: 2
     average_clusters: int | None = None  # of a language: its largest so many; None: all of its clusters
     dtype: str | None = None  # "fp32", "bf16" or "fp16"; None: the model's, or what it was imported in
     tokenizer: str | None = None  # its folder or hub id; None: the one that the model was trained with

@@ -9,6 +9,7 @@ from typing import Any
 from xelm_nemo.config.schema import RunConfig
 from xelm_nemo.evaluation.config import TASK_MIXINGS
 from xelm_nemo.launch.config import STOP_SIGNALS
+from xelm_nemo.merge.config import GATE_STARTS
 from xelm_nemo.model.config import ACTIVATIONS, ARCHITECTURES
 from xelm_nemo.rounds.config import KINDS
 
@@ -35,6 +36,7 @@ AT_LEAST = {
     "parallel.tensor_model_parallel_size": 1,
     "parallel.pipeline_model_parallel_size": 1,
     "parallel.data_parallel_size": 1,
+    "parallel.expert_model_parallel_size": 1,
     "optim.min_lr": 0,
     "optim.lr_warmup_iters": 0,
     "optim.weight_decay": 0,
@@ -51,6 +53,11 @@ AT_LEAST = {
     "checkpoint.keep_last": 1,
     "checkpoint.resume_at": 1,
     "dense.train_iters": 1,
+    "upcycle.num_moe_experts": 2,
+    "upcycle.moe_layer_freq": 1,
+    "upcycle.moe_router_topk": 2,  # the weight of an only moe_expert would be 1, and teach the gate nothing
+    "upcycle.moe_aux_loss_coeff": 0,
+    "upcycle.train_iters": 1,
     "evaluation.max_docs": 1,
     "evaluation.batch_tokens": 1,
     "evaluation.stride": 1,
@@ -72,6 +79,8 @@ ABOVE_ZERO = (
     "optim.adam_eps",
     "seed_model.lr",
     "dense.lr",
+    "upcycle.lr",
+    "upcycle.moe_expert_capacity_factor",
     "launch.step_timeout",
     "router.temperature",
     "evaluation.task_temperature",
@@ -93,7 +102,8 @@ CHOICES = {
     "precision.fp8.recipe": (None, "delayed", "tensorwise", "blockwise"),
     "parallel.recompute_granularity": (None, "selective", "full"),
     "rounds.kind": KINDS,
-    "seed_model.source": ("hf", "metaseq", "nemo", "random"),
+    "seed_model.source": ("hf", "metaseq", "nemo", "model", "random"),
+    "upcycle.gate_init": GATE_STARTS,
     "evaluation.task_mixing": TASK_MIXINGS,
     "router.rule": ("upstream", "paper"),
     "launch.name": ("local", "slurm"),

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 RULES = ("clustering", "uniform", "random", "top1_language", "product_of_experts", "bayes")
 TEXT_RULES = ("clustering", "product_of_experts")  # these need the router, hence a tf-idf clusterer
@@ -30,6 +31,8 @@ class EvaluationConfig:
     # Score each expert alone too. False runs an expert only on documents in which a rule gives it weight.
     each_expert: bool = True
     allow_missing: bool = False  # go on without the experts that are not trained
+    # Further finished models beside the run's: +evaluation.models.NAME=DIR, such as an averaged one.
+    models: dict[str, str] = field(default_factory=dict)
     subsets: list[str] | None = None  # splits, each with a result of its own; None: corpus.test_split
     clusters: list[int] | None = None  # only documents of these clusters; None: of all
     max_docs: int | None = None  # of each subset; None evaluates every document
@@ -47,6 +50,12 @@ class EvaluationConfig:
     # "tokens": as elsewhere; by the prompt alone: "sequence", options' scores, as c-BTM; "logits", as X-ELM.
     task_mixing: str = "tokens"
     task_temperature: float | None = None  # of the router; None: router.temperature; c-BTM and X-ELM: 1
+
+
+def recorded_evaluation(config: EvaluationConfig) -> dict[str, Any]:
+    """The settings as recipes and reports have them: without further models they never said so."""
+    settings = asdict(config)
+    return settings if config.models else {key: settings[key] for key in settings if key != "models"}
 
 
 def family_of(task: str) -> str | None:

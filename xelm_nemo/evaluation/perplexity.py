@@ -5,7 +5,7 @@ Shape letters: E experts, M models and ensembles, N documents.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from xelm_nemo.clustering.clusterer import TfidfClusterer
 from xelm_nemo.ensemble.placement import Team
 from xelm_nemo.ensemble.rules import Ensemble, Evidence
-from xelm_nemo.evaluation.config import TEXT_RULES, EvaluationConfig
+from xelm_nemo.evaluation.config import TEXT_RULES, EvaluationConfig, recorded_evaluation
+from xelm_nemo.evaluation.costs import ensemble_cost
 from xelm_nemo.evaluation.evidence import Text, documents_of_experts, evidence_of, mixed_nats, nats_of, routed
 from xelm_nemo.evaluation.plan import (
     check_inputs,
@@ -24,7 +25,7 @@ from xelm_nemo.evaluation.plan import (
     select_documents,
     with_expert,
 )
-from xelm_nemo.evaluation.result import EvaluationResult
+from xelm_nemo.evaluation.result import Cost, EvaluationResult
 from xelm_nemo.evaluation.scoring import (
     EncodedDocument,
     HeldOutDocument,
@@ -50,12 +51,16 @@ class Models:
         dense: the baseline, if there is one.
         seq_length: their context length.
         training_tokens: model -> tokens it was trained on, as far as known, for the report.
+        others: further single models, such as a sparse one.
+        costs: model -> what it takes to predict, as far as known, for the report.
     """
 
     experts: Sequence[ModelSource | None]
     dense: ModelSource | None
     seq_length: int
     training_tokens: Mapping[str, int]
+    others: Sequence[ModelSource] = ()
+    costs: Mapping[str, Cost] = field(default_factory=dict)
 
     @property
     def clusters(self) -> list[int]:
@@ -132,15 +137,16 @@ def evaluate_ensemble(
         Scores(source, [evaluation.encoded[n] for n in needed_N], how)
         for source, needed_N in zip(models.present, needed_EN, strict=True)
     ]
-    dense = [Scores(models.dense, evaluation.encoded, how)] if models.dense else []
-    run_models([*experts, *dense], team)
+    beside = [*([models.dense] if models.dense else []), *models.others]
+    single = [Scores(source, evaluation.encoded, how) for source in beside]
+    run_models([*experts, *single], team)
     if not team.leads:
         return []
     log_p_EN = [
         dict(zip(n, scores.read(), strict=True)) for n, scores in zip(needed_EN, experts, strict=True)
     ]
     mixed_MN = mixed_nats(evaluation.ensembles, evidence, evaluation.encoded, log_p_EN, router)
-    alone = [*(experts if config.each_expert else []), *dense]
+    alone = [*(experts if config.each_expert else []), *single]
     alone_MN = [list(map(nats_of, scores.read(), evaluation.encoded)) for scores in alone]
     return _results(evaluation, [scores.source for scores in alone], np.array([*alone_MN, *mixed_MN]))
 
@@ -201,7 +207,7 @@ def _results(
     evaluation: _Evaluation, alone: Sequence[ModelSource], nats_MN: NDArray[np.float64]
 ) -> list[EvaluationResult]:
     models, config, ensembles = evaluation.models, evaluation.config, evaluation.ensembles
-    kinds = ["dense" if source is models.dense else "expert" for source in alone]
+    kinds = [_kind(models, source) for source in alone]
     missing = [f"expert{cluster}" for cluster, source in enumerate(models.experts) if source is None]
     results, start = [], 0
     for name, documents in evaluation.subsets.items():
@@ -213,7 +219,7 @@ def _results(
             documents=documents,
             encoded=evaluation.encoded[part],
         )
-        settings = {"router": asdict(evaluation.router), "evaluation": asdict(config)}
+        settings = {"router": asdict(evaluation.router), "evaluation": recorded_evaluation(config)}
         result = summarise(
             table,
             dataset=name,
@@ -221,8 +227,25 @@ def _results(
             training_tokens=dict(models.training_tokens),
             missing_experts=missing,
             num_left_out=len(evaluation.left_out[name]),
+            costs=_costs(evaluation, alone),
             num_samples=config.bootstrap_samples,
             seed=config.seed,
         )
         results.append(result)
     return results
+
+
+def _costs(evaluation: _Evaluation, alone: Sequence[ModelSource]) -> dict[str, Cost]:
+    """What everything in the table takes; nothing where that is not known of all experts."""
+    known, experts = evaluation.models.costs, [source.name for source in evaluation.models.present]
+    if not known.keys() >= {*experts, *(source.name for source in alone)}:
+        return {}
+    of_experts = [known[name] for name in experts]
+    together = {one.name: ensemble_cost(one, of_experts) for one in evaluation.ensembles}
+    return {source.name: known[source.name] for source in alone} | together
+
+
+def _kind(models: Models, source: ModelSource) -> str:
+    if source is models.dense:
+        return "dense"
+    return "other" if source in models.others else "expert"

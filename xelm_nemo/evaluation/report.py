@@ -128,9 +128,16 @@ def _overall_table(result: EvaluationResult) -> str:
                 f"{low:.2f} to {high:.2f}",
                 f"{model.overall.bits_per_byte:.4f}",
                 trained_on,
+                *_cost_cells(result, model.name),
             ]
         )
-    return _table(["model", "perplexity", "95 % interval", "bits per byte", "training tokens"], rows)
+    header = ["model", "perplexity", "95 % interval", "bits per byte", "training tokens"]
+    return _table([*header, *(["GFLOP a token", "weights, MiB"] if result.costs else [])], rows)
+
+
+def _cost_cells(result: EvaluationResult, name: str) -> list[str]:
+    cost = result.costs.get(name)
+    return [f"{cost.flops_per_token / 1e9:.4g}", f"{cost.weight_bytes / 2**20:,.1f}"] if cost else []
 
 
 def _group_sections(
@@ -141,7 +148,7 @@ def _group_sections(
 ) -> list[str]:
     if not groups:
         return []
-    mixed = [*result.of_kind("dense"), *result.of_kind("ensemble")]
+    mixed = [*result.of_kind("dense"), *result.of_kind("other"), *result.of_kind("ensemble")]
     sections = [f"## Perplexity by {label}", _group_table(label, groups, mixed, score_of, tokens=True)]
     if experts := result.of_kind("expert"):
         table = _group_table(label, groups, experts, score_of, tokens=False)

@@ -39,12 +39,25 @@ class Score:
 
 
 @dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a model or an ensemble takes to predict.
+
+    Attributes:
+        flops_per_token: operations of a forward pass, at the context length.
+        weight_bytes: of its weights, all of them in memory.
+    """
+
+    flops_per_token: float
+    weight_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelResult:
     """The scores of one model or of one ensemble.
 
     Attributes:
         name: "expert3", "dense", "ensemble", "ensemble top-2", ...
-        kind: "expert", "dense" or "ensemble".
+        kind: "expert", "dense", "other" (a single model that is neither) or "ensemble".
         overall: score over all documents.
         interval: 95 % bootstrap interval of the overall perplexity.
         by_language: language -> score.
@@ -86,7 +99,7 @@ class EvaluationResult:
 
     Attributes:
         dataset: name of the split.
-        models: experts in cluster order, then the dense model, then ensembles, the headline first.
+        models: experts in cluster order, then the dense model, others, then ensembles, the headline first.
         comparison: the headline.
         documents: language -> cluster -> number of documents.
         num_documents: all documents, those without a language or a cluster included.
@@ -94,6 +107,7 @@ class EvaluationResult:
         settings: what the figures depend on, JSON values.
         training_tokens: model -> tokens it was trained on, as far as known.
         missing_experts: experts that were not there and take no part.
+        costs: model or ensemble -> what it takes to predict, as far as known.
         num_left_out: examples beside these that have nothing to score, for their source fills the context.
     """
 
@@ -107,6 +121,7 @@ class EvaluationResult:
     training_tokens: dict[str, int]
     missing_experts: list[str] = dataclasses.field(default_factory=list)
     num_left_out: int = 0
+    costs: dict[str, Cost] = dataclasses.field(default_factory=dict)
 
     def model(self, name: str) -> ModelResult:
         """The result of the model or ensemble of this name."""
@@ -188,7 +203,9 @@ def _from_json(value: Mapping[str, Any]) -> EvaluationResult:
         settings=value["settings"],
         training_tokens=value["training_tokens"],
         missing_experts=value["missing_experts"],
-        num_left_out=value.get("num_left_out", 0),  # results from before have none
+        # Results from before have none.
+        num_left_out=value.get("num_left_out", 0),
+        costs={name: Cost(**cost) for name, cost in value.get("costs", {}).items()},
     )
 
 

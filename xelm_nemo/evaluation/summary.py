@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xelm_nemo.evaluation.bootstrap import bootstrap_perplexities, interval95
-from xelm_nemo.evaluation.result import Comparison, EvaluationResult, ModelResult, Score
+from xelm_nemo.evaluation.result import Comparison, Cost, EvaluationResult, ModelResult, Score
 from xelm_nemo.evaluation.scoring import EncodedDocument, HeldOutDocument
 
 Label = TypeVar("Label", str, int)
@@ -23,7 +23,7 @@ class DocumentTable:
 
     Attributes:
         names: of models and ensembles, M of them.
-        kinds: "expert", "dense" or "ensemble" of each.
+        kinds: "expert", "dense", "other" or "ensemble" of each.
         nats_MN: negative log-probability of each document, float64 [M, N].
         num_tokens_N: scored tokens of each document that count, int64 [N].
         num_bytes_N: UTF-8 bytes of each document, int64 [N].
@@ -71,6 +71,7 @@ def summarise(
     training_tokens: dict[str, int],
     missing_experts: list[str],
     num_left_out: int,
+    costs: dict[str, Cost],
     num_samples: int,
     seed: int,
 ) -> EvaluationResult:
@@ -83,6 +84,7 @@ def summarise(
         training_tokens: model -> tokens it was trained on, as far as known.
         missing_experts: names of the experts that were left out.
         num_left_out: examples that were left out, having no target in their context.
+        costs: model or ensemble -> what it takes to predict, as far as known.
         num_samples: resamplings of the documents behind each 95 % interval.
         seed: of the resampling.
 
@@ -103,6 +105,7 @@ def summarise(
         training_tokens=training_tokens,
         missing_experts=missing_experts,
         num_left_out=num_left_out,
+        costs=costs,
     )
 
 

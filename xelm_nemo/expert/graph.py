@@ -16,7 +16,7 @@ from xelm_nemo import device, parallel
 from xelm_nemo.errors import ConfigError
 from xelm_nemo.expert.data import Batch
 from xelm_nemo.expert.job import TrainJob
-from xelm_nemo.model.config import NO_FP8, FP8Config, ParallelConfig
+from xelm_nemo.model.config import NO_FP8, FP8Config, ParallelConfig, SparseConfig
 
 log = logging.getLogger(__name__)
 
@@ -26,11 +26,18 @@ _SEQ_MULTIPLE = 128  # what cuDNN's attention reads at a time in backward, if ne
 
 
 def why_no_graph(
-    layout: ParallelConfig, *, seq_length: int, document_mask: bool = False, fp8: FP8Config = NO_FP8
+    layout: ParallelConfig,
+    *,
+    seq_length: int,
+    document_mask: bool = False,
+    is_sparse: bool = False,
+    fp8: FP8Config = NO_FP8,
 ) -> str | None:
     """What keeps steps of such sequences from being a CUDA graph here; None if nothing does."""
     if not device.has_cuda():
         return "there is no GPU"
+    if is_sparse:
+        return "moe_experts take other numbers of tokens in every step"
     if document_mask:
         return "with training.document_mask=true attention differs from step to step"
     if fp8.param_gather:
@@ -57,7 +64,9 @@ def why_no_graph(
 
 def why_no_graph_of(job: TrainJob) -> str | None:
     """What keeps a job's steps from being a CUDA graph here, beside its settings; None if nothing does."""
-    return why_no_graph(job.parallel, seq_length=job.seq_length, document_mask=job.document_mask, fp8=job.fp8)
+    facts: dict[str, Any] = {"document_mask": job.document_mask, "fp8": job.fp8}
+    is_sparse = isinstance(job.shape, SparseConfig)
+    return why_no_graph(job.parallel, seq_length=job.seq_length, is_sparse=is_sparse, **facts)
 
 
 @contextmanager

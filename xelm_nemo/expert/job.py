@@ -9,7 +9,14 @@ from xelm_nemo.errors import ArtifactError
 from xelm_nemo.expert.config import OptimConfig
 from xelm_nemo.files import read_json, write_json
 from xelm_nemo.launch import signals
-from xelm_nemo.model.config import NO_FP8, FP8Config, ModelConfig, ParallelConfig, recorded_settings
+from xelm_nemo.model.config import (
+    NO_FP8,
+    FP8Config,
+    ModelConfig,
+    ParallelConfig,
+    recorded_settings,
+    shape_from,
+)
 
 JOB = "job.json"
 CHECKPOINTS = "checkpoints"
@@ -21,7 +28,7 @@ _NOT_IDENTITY = {
     *("folder", "init", "tokens", "tokenizer", "parallel", "threads", "deterministic", "cuda_graphs"),
     *("log_interval", "save_interval", "eval_interval", "eval_sequences", "stop_signals", "step_timeout"),
     *("keep_last", "keep_best", "keep_optimizer", "resume_at", "skip_bad_steps", "profile_iters"),
-    "wandb_project",
+    *("wandb_project", "tokens_before"),
 }
 
 
@@ -50,6 +57,7 @@ class TrainJob:
     eval_sequences: int
     fp8: FP8Config = NO_FP8
     document_mask: bool = False  # tokens see their own document alone
+    tokens_before: int = 0  # that count as the model's, besides those that it is trained on here
     skip_bad_steps: int = 0  # in a row, of a gradient that is no number
     keep_last: int = 2  # checkpoints
     keep_best: bool = False  # weights of the lowest validation loss
@@ -96,9 +104,10 @@ class TrainJob:
             ArtifactError: the file is missing or was written by another version.
         """
         values = read_json(folder / JOB)
-        types = {"shape": ModelConfig, "parallel": ParallelConfig, "optim": OptimConfig, "fp8": FP8Config}
+        types = {"parallel": ParallelConfig, "optim": OptimConfig, "fp8": FP8Config}
         try:
-            return cls(**values | {key: kind(**values[key]) for key, kind in types.items()})
+            typed = {key: kind(**values[key]) for key, kind in types.items()}
+            return cls(**values | typed | {"shape": shape_from(values["shape"])})
         except (KeyError, TypeError) as error:
             raise ArtifactError(
                 f"{folder / JOB} is of another version ({error}); start the run again."

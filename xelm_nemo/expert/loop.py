@@ -31,6 +31,7 @@ from xelm_nemo.expert.traces import Traces
 from xelm_nemo.expert.watchdog import Watchdog
 from xelm_nemo.files import write_json
 from xelm_nemo.model.documents import mask_problem
+from xelm_nemo.model.moe import gate_balance
 from xelm_nemo.parallel import Layout
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ def train(job: TrainJob, watch: Watch = Watch()) -> None:
         parallel.model_parallel(
             tensor_model_parallel_size=sizes.tensor_model_parallel_size,
             pipeline_model_parallel_size=sizes.pipeline_model_parallel_size,
+            expert_model_parallel_size=sizes.expert_model_parallel_size,
             seed=job.seed,
             threads=job.threads,
             deterministic=job.deterministic,
@@ -173,7 +175,10 @@ class Trainer:
         self.bad_steps, self.loss = 0, loss
         if self._due(job.log_interval):  # elsewhere the loss stays on its device: to look is to wait
             self._check_finite("loss", float(loss))
-            self._show(loss=float(loss), grad_norm=grad_norm, waited_seconds=self.batches.waited_seconds)
+            tp = job.parallel.tensor_model_parallel_size
+            gates = gate_balance(self.core, tensor_model_parallel_size=tp)
+            waited = self.batches.waited_seconds
+            self._show(loss=float(loss), grad_norm=grad_norm, waited_seconds=waited, **gates)
         if self.batches.can_validate and self._due(job.eval_interval):
             self._validate()
         # Beside the finished model, the last state is of use only if it stays.
@@ -263,7 +268,7 @@ class Trainer:
             dtype=job.dtype,
             tokenizer=job.tokenizer,
             iteration=self.iteration,
-            consumed_tokens=self.iteration * job.tokens_per_iteration,
+            consumed_tokens=job.tokens_before + self.iteration * job.tokens_per_iteration,
             parent=job.init,
             name=job.name,
         )

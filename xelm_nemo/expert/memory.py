@@ -12,6 +12,7 @@ from xelm_nemo.expert.graph import why_no_graph_of
 from xelm_nemo.expert.job import TrainJob
 from xelm_nemo.model.config import ParallelConfig, PrecisionConfig, fp8_problems, layout_problems
 from xelm_nemo.model.memory import MARGIN, RESERVED_BYTES, Parts, StepSizes, peak_parts
+from xelm_nemo.model.sparse import sparse_problems
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +99,7 @@ def _misfits(job: TrainJob, micro_batch_size: int, layout: ParallelConfig) -> li
     """Why the job's model cannot be divided so."""
     precision, tokens = PrecisionConfig(job.dtype, job.fp8), micro_batch_size * job.seq_length
     problems = layout_problems(job.shape, layout) + fp8_problems(job.shape, layout, precision, tokens)
+    problems += sparse_problems(job.shape, layout)
     if layout.sequence_parallel and job.seq_length % layout.tensor_model_parallel_size:
         problems.append("the sequence does not divide")
     return problems

@@ -1,6 +1,7 @@
 """Megatron's optimizer over Megatron's data-parallel wrapper, and the learning-rate schedule."""
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -62,8 +63,11 @@ def make_optimizer(config: OptimConfig, model: DistributedDataParallel) -> Any:
         use_distributed_optimizer=True,
     )
     optimizer = get_megatron_optimizer(settings, [model])
+    first = optimizer.chained_optimizers[0]
     for part in optimizer.chained_optimizers:
         save_in_place(part)
+        if not any(group["params"] for group in part.optimizer.param_groups):
+            part.state_dict = partial(_state_of_no_parameter, part, first)
         if isinstance(part.optimizer, torch.optim.Adam):  # Transformer Engine's Adam needs none of this
             _allocate_state(part.optimizer)
     return optimizer
@@ -85,6 +89,20 @@ def update(optimizer: Any) -> float:
                 clip_grad_by_total_norm_fp32(part.get_parameters(), part.config.clip_grad, norm)
         optimizer.step_with_ready_grads()
     return norm
+
+
+def _state_of_no_parameter(part: Any, other: Any) -> dict[str, Any]:
+    """What Megatron saves of an optimizer beside parameters' states, with the number of steps of another.
+
+    Divided moe_experts have an optimizer of their own, even in a stage of a pipeline that has none of them.
+    It counts no steps there, and what the first rank has of it is saved for all.
+    """
+    state: dict[str, Any] = other.state_dict()
+    counted = [group["step"] for group in state["optimizer"]["param_groups"] if "step" in group]
+    step = {"step": counted[0]} if counted else {}
+    groups = part.optimizer.state_dict()["param_groups"]
+    own = [{key: value for key, value in group.items() if key != "params"} | step for group in groups]
+    return state | {"optimizer": {"param_groups": own}}
 
 
 def _allocate_state(adam: torch.optim.Adam) -> None:

@@ -1,6 +1,7 @@
 """Settings of a language model: its shape and its number format."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +33,49 @@ class ModelConfig:
     post_layernorm: bool = False  # norms after attention and feed-forward, none at the end (OPT-350M)
     word_embed_proj_dim: int | None = None  # width of narrower embeddings (OPT-350M); None: hidden_size
 
+
+@dataclass(frozen=True)
+class SparseConfig(ModelConfig):
+    """A decoder of which every so many layers has several feed-forward parts, moe_experts, and a gate.
+
+    The names are Megatron's. A gate gives each token to its best `moe_router_topk` moe_experts, whose outputs
+    are summed with the softmax of their gates' values.
+    """
+
+    num_moe_experts: int = 8
+    moe_layer_freq: int = 2  # the last of every so many layers has them
+    moe_router_topk: int = 2
+    # Most tokens of a micro-batch that a moe_expert takes in training, in shares of tokens x topk / experts;
+    # those whose gate is smallest are left out. None: it takes all.
+    moe_expert_capacity_factor: float | None = None
+    moe_aux_loss_coeff: float = 0.01  # of the loss that draws gates towards equal use
+
+    @property
+    def dense(self) -> ModelConfig:
+        """The shape without moe_experts."""
+        return ModelConfig(
+            **{field.name: getattr(self, field.name) for field in dataclasses.fields(ModelConfig)}
+        )
+
+    @property
+    def moe_layers(self) -> list[int]:
+        """The layers that have moe_experts, counted from 0: 1, 3, 5, ... where every second one has."""
+        return list(range(self.moe_layer_freq - 1, self.num_layers, self.moe_layer_freq))
+
+
+def shape_from(values: Mapping[str, Any]) -> ModelConfig:
+    """The shape whose settings these are.
+
+    Raises:
+        TypeError: there is no such setting.
+    """
+    return SparseConfig(**values) if "num_moe_experts" in values else ModelConfig(**values)
+
+
+# What a model of the same weights may be trained with, one time so and another time so.
+NOT_SIZES = frozenset(
+    {"hidden_dropout", "attention_dropout", "moe_expert_capacity_factor", "moe_aux_loss_coeff"}
+)
 
 # Settings younger than the first models on disk, with the values that those have.
 _YOUNGER = {"architecture": "xglm", "post_layernorm": False, "word_embed_proj_dim": None}
@@ -78,6 +122,7 @@ class ParallelConfig:
     data_parallel_size: int = 1
     sequence_parallel: bool = False
     recompute_granularity: str | None = None  # "selective": attention again in backward; "full": layers
+    expert_model_parallel_size: int = 1  # ranks, data-parallel ones among them, that share moe_experts
 
     @property
     def num_ranks(self) -> int:
@@ -132,6 +177,11 @@ def matrix_elements(shape: ModelConfig) -> int:
     return 4 * shape.hidden_size**2 + 2 * shape.hidden_size * shape.ffn_hidden_size
 
 
+def moe_elements(shape: ModelConfig) -> int:
+    """Weights of one moe_expert, its biases included."""
+    return 2 * shape.hidden_size * shape.ffn_hidden_size + shape.ffn_hidden_size + shape.hidden_size
+
+
 def num_parameters(shape: ModelConfig, vocab_size: int) -> int:
     """Weights of a model, the padding of its vocabulary included."""
     H, F, width = shape.hidden_size, shape.ffn_hidden_size, shape.word_embed_proj_dim or shape.hidden_size
@@ -140,7 +190,11 @@ def num_parameters(shape: ModelConfig, vocab_size: int) -> int:
     projections = 2 * H * width if shape.word_embed_proj_dim else 0
     final_norm = 0 if shape.post_layernorm else 2 * H
     words = padded_vocab_size(vocab_size) * width
-    return shape.num_layers * layer + words + positions + projections + final_norm
+    sparse = 0
+    if isinstance(shape, SparseConfig):
+        added = (shape.num_moe_experts - 1) * moe_elements(shape) + shape.num_moe_experts * H  # with a gate
+        sparse = len(shape.moe_layers) * added
+    return shape.num_layers * layer + sparse + words + positions + projections + final_norm
 
 
 def padded_vocab_size(vocab_size: int, tensor_model_parallel_size: int = 1) -> int:

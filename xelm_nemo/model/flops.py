@@ -6,15 +6,23 @@ in FP8 too.
 """
 
 from xelm_nemo import device
-from xelm_nemo.model.config import ModelConfig, matrix_elements
+from xelm_nemo.model.config import ModelConfig, SparseConfig, matrix_elements
 
 # FLOP/s of dense BF16 products, from NVIDIA's data sheets of the SXM cards; a name contains one of these.
 PEAKS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12}
 
 
-def layer_products(shape: ModelConfig, seq_length: int) -> int:
-    """Multiplications of one token in one layer, its attention over half of the sequence."""
-    return matrix_elements(shape) + shape.hidden_size * seq_length
+def layer_products(shape: ModelConfig, seq_length: int) -> float:
+    """Multiplications of one token in one layer, its attention over half of the sequence.
+
+    Of a sparse model it is the mean of its layers, with as many moe_experts as a token has.
+    """
+    products = matrix_elements(shape) + shape.hidden_size * seq_length
+    if not isinstance(shape, SparseConfig):
+        return products
+    experts = (shape.moe_router_topk - 1) * 2 * shape.hidden_size * shape.ffn_hidden_size
+    gate = shape.num_moe_experts * shape.hidden_size
+    return products + (experts + gate) * len(shape.moe_layers) / shape.num_layers
 
 
 def head_products(shape: ModelConfig, vocab_size: int) -> int:
@@ -24,8 +32,13 @@ def head_products(shape: ModelConfig, vocab_size: int) -> int:
 
 def training_flops(shape: ModelConfig, vocab_size: int, seq_length: int) -> float:
     """Operations of a step, for each of its tokens."""
+    return 3 * forward_flops(shape, vocab_size, seq_length)
+
+
+def forward_flops(shape: ModelConfig, vocab_size: int, seq_length: int) -> float:
+    """Operations of a forward pass, for each of its tokens."""
     layers = shape.num_layers * layer_products(shape, seq_length)
-    return 6.0 * (layers + head_products(shape, vocab_size))
+    return 2.0 * (layers + head_products(shape, vocab_size))
 
 
 def peak_flops(gpu: str) -> float | None:

@@ -17,6 +17,7 @@ from xelm_nemo.model.embedding import WordEmbedding
 from xelm_nemo.model.fp8_state import forget_largest
 from xelm_nemo.model.head import Head
 from xelm_nemo.model.layers import NO_FP8_HERE, block_spec, has_fp8, has_transformer_engine, replicated_linear
+from xelm_nemo.model.moe import mend_layers
 from xelm_nemo.model.positions import POSITION_OFFSET, learned_positions, sinusoidal_positions
 from xelm_nemo.model.transformer import transformer_config
 
@@ -54,6 +55,8 @@ class DecoderModel(GPTModel):
             self.output_layer.__class__ = Head  # GPTModel builds Megatron's and takes no other
         if self.pre_process:
             self.embedding.word_embeddings.__class__ = WordEmbedding
+        if config.num_moe_experts is not None:
+            mend_layers(self)
         self.shape = shape
         self.real_vocab_size, self.fp8_head = vocab_size, fp8_head
         self.project_in: torch.nn.Linear | None = None
@@ -181,13 +184,16 @@ def build_model(
     vocab_size: int,
     dtype: torch.dtype,
     fp8: FP8Config = NO_FP8,
+    grouped: bool = True,
 ) -> DecoderModel:
     """This rank's part of a freshly initialised model, on the device and in `dtype`.
+
+    The settings are those of `transformer_config`.
 
     Raises:
         ConfigError: as `transformer_config`, or FP8 is asked for where there is none.
     """
-    config = transformer_config(shape, layout, vocab_size=vocab_size, dtype=dtype, fp8=fp8)
+    config = transformer_config(shape, layout, vocab_size=vocab_size, dtype=dtype, fp8=fp8, grouped=grouped)
     if fp8.is_used and not has_fp8():
         raise ConfigError(f"{NO_FP8_HERE}.")
     model = DecoderModel(config, shape, vocab_size, fp8_head=fp8.head)

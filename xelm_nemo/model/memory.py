@@ -26,7 +26,9 @@ from xelm_nemo.model.config import (
     FP8Config,
     ModelConfig,
     ParallelConfig,
+    SparseConfig,
     matrix_elements,
+    moe_elements,
     num_parameters,
     padded_vocab_size,
 )
@@ -89,14 +91,17 @@ def _stage_parts(sizes: StepSizes, stage: int) -> Parts:
     layers = stage_layers(shape, sizes.vocab_size, num_stages)[stage]
     has_words, has_head = stage in (0, num_stages - 1), stage == num_stages - 1
     count = _num_weights(sizes, layers, has_words=has_words) / tp
+    experts = _num_expert_weights(sizes, layers)
+    sharing = layout.data_parallel_size * tp / layout.expert_model_parallel_size  # ranks with the same ones
+    state = OPTIMIZER_BYTES if is_bf16 else 8
     matrices = layers * matrix_elements(shape) / tp
     whole = _layer_bytes(sizes)
     kept = _layer_input_bytes(sizes) if layout.recompute_granularity == "full" else whole
     in_flight = min(num_stages - stage, sizes.num_micro_batches)
     parts = {
-        "weights": sizes.element_bytes * (count - (matrices if sizes.fp8.param_gather else 0)),
-        "gradients": 4 * count,
-        "optimizer": (OPTIMIZER_BYTES if is_bf16 else 8) * count / layout.data_parallel_size,
+        "weights": sizes.element_bytes * (count + experts - (matrices if sizes.fp8.param_gather else 0)),
+        "gradients": 4 * (count + experts),
+        "optimizer": state * (count / layout.data_parallel_size + experts / sharing),
         "FP8 copies": 2 * matrices if sizes.fp8.recipe else 0,
         "activations": layers * in_flight * kept,
         "head": _head_bytes(sizes) if has_head else 0,
@@ -107,9 +112,27 @@ def _stage_parts(sizes: StepSizes, stage: int) -> Parts:
 
 
 def _num_weights(sizes: StepSizes, layers: int, *, has_words: bool) -> int:
-    without = num_parameters(replace(sizes.shape, num_layers=0), sizes.vocab_size)
-    layer = num_parameters(replace(sizes.shape, num_layers=1), sizes.vocab_size) - without
-    return layers * layer + (without if has_words else 0)
+    """Weights that tensor parallelism divides."""
+    dense = sizes.shape.dense if isinstance(sizes.shape, SparseConfig) else sizes.shape
+    without = num_parameters(replace(dense, num_layers=0), sizes.vocab_size)
+    layer = num_parameters(replace(dense, num_layers=1), sizes.vocab_size) - without
+    replaced = _num_sparse(sizes.shape, layers) * moe_elements(dense)
+    return layers * layer - replaced + (without if has_words else 0)
+
+
+def _num_expert_weights(sizes: StepSizes, layers: int) -> int:
+    """A rank's weights of moe_experts and gates, which are whole at any tensor parallelism."""
+    shape = sizes.shape
+    if not isinstance(shape, SparseConfig):
+        return 0
+    own = shape.num_moe_experts // sizes.layout.expert_model_parallel_size
+    gate = shape.num_moe_experts * shape.hidden_size
+    return _num_sparse(shape, layers) * (own * moe_elements(shape) + gate)
+
+
+def _num_sparse(shape: ModelConfig, layers: int) -> int:
+    """How many of so many layers, at most, have moe_experts."""
+    return -(-layers // shape.moe_layer_freq) if isinstance(shape, SparseConfig) else 0
 
 
 def _layer_input_bytes(sizes: StepSizes) -> float:
@@ -129,13 +152,16 @@ def _layer_bytes(sizes: StepSizes) -> float:
     H, F = shape.hidden_size, shape.ffn_hidden_size
     of_matrix = 1 if sizes.fp8.recipe else size
     between = H * (2 * size + 2 * of_matrix + (2 if shape.hidden_dropout else 0))
-    within = 4 * H * size + F * size
+    within: float = 4 * H * size + F * size
     if sizes.fp8.recipe:
         within += H + F
     elif shape.activation != "relu":
         within += F * size
     if sizes.dtype == "fp32" and sizes.layout.recompute_granularity != "selective":
         within += _score_bytes(sizes)
+    if isinstance(shape, SparseConfig):  # each choice keeps its token's way
+        chosen = shape.moe_router_topk * (2 * H * size + 2 * F * size) - 2 * F * size
+        within += chosen / shape.moe_layer_freq
     return sizes.tokens * (between * sizes.share_between_matrices + within / tp)
 
 

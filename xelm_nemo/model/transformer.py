@@ -4,11 +4,21 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from megatron.core.transformer.moe import moe_utils
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 from xelm_nemo import device
 from xelm_nemo.errors import ConfigError
-from xelm_nemo.model.config import NO_FP8, FP8Config, ModelConfig, ParallelConfig, layout_problems
+from xelm_nemo.model.config import (
+    NO_FP8,
+    FP8Config,
+    ModelConfig,
+    ParallelConfig,
+    SparseConfig,
+    layout_problems,
+)
+from xelm_nemo.model.layers import has_transformer_engine
+from xelm_nemo.model.sparse import sparse_problems
 from xelm_nemo.model.stages import stage_layers
 
 ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu}  # F.gelu is the exact erf form, as in HF and fairseq
@@ -40,13 +50,22 @@ def transformer_config(
     vocab_size: int,
     dtype: torch.dtype,
     fp8: FP8Config = NO_FP8,
+    grouped: bool = True,
 ) -> TransformerConfig:
     """Megatron's configuration of a model of this shape, divided so.
+
+    Args:
+        shape: of the model.
+        layout: of its ranks.
+        vocab_size: before padding.
+        dtype: of the weights.
+        fp8: which products are in FP8.
+        grouped: whether moe_experts compute together, where Transformer Engine can.
 
     Raises:
         ConfigError: names every setting that does not fit the others or the layout.
     """
-    problems = layout_problems(shape, layout)
+    problems = layout_problems(shape, layout) + sparse_problems(shape, layout)
     if problems:
         raise ConfigError("; ".join(problems) + ".")
     return TransformerConfig(
@@ -61,6 +80,7 @@ def transformer_config(
         **_stages(shape, vocab_size, layout.pipeline_model_parallel_size),
         **_recompute(layout.recompute_granularity),
         **_fp8(fp8),
+        **_moe(shape, layout, grouped=grouped),
     )
 
 
@@ -69,6 +89,33 @@ def _stages(shape: ModelConfig, vocab_size: int, num_stages: int) -> dict[str, A
         return {}
     first, *_, last = stage_layers(shape, vocab_size, num_stages)
     return {"num_layers_in_first_pipeline_stage": first, "num_layers_in_last_pipeline_stage": last}
+
+
+def _moe(shape: ModelConfig, layout: ParallelConfig, *, grouped: bool) -> dict[str, Any]:
+    if not isinstance(shape, SparseConfig):
+        return {}
+    pattern = [int(layer in shape.moe_layers) for layer in range(shape.num_layers)]
+    return {
+        "num_moe_experts": shape.num_moe_experts,
+        "moe_layer_freq": pattern if shape.moe_layer_freq > 1 else 1,
+        "moe_ffn_hidden_size": shape.ffn_hidden_size,
+        "moe_router_topk": shape.moe_router_topk,
+        "moe_router_dtype": "fp32",
+        "moe_router_load_balancing_type": "aux_loss",
+        "moe_aux_loss_coeff": shape.moe_aux_loss_coeff,
+        "moe_expert_capacity_factor": shape.moe_expert_capacity_factor,
+        "moe_token_dispatcher_type": "alltoall",
+        "moe_grouped_gemm": grouped and has_transformer_engine(),
+        "moe_permute_fusion": has_transformer_engine() and _can_permute_at_once(),
+        "expert_model_parallel_size": layout.expert_model_parallel_size,
+        "expert_tensor_parallel_size": 1,  # Megatron's moe_experts have biases only when they are whole
+    }
+
+
+def _can_permute_at_once() -> bool:
+    """Whether Megatron finds Transformer Engine's kernels that bring tokens to moe_experts and back."""
+    names = ("permute_with_probs", "sort_chunks_by_index_with_probs", "unpermute")
+    return all(getattr(moe_utils, f"fused_{name}", None) is not None for name in names)
 
 
 def _recompute(granularity: str | None) -> dict[str, Any]:

@@ -58,10 +58,15 @@ def compare(
         seed: of the first course.
 
     Raises:
-        ConfigError: a cluster is too small for one model, or the run has rounds.
+        ConfigError: a cluster is too small for one model, or the run has rounds or sparse models.
     """
     if config.rounds.kind != "single":
         raise ConfigError(f"rounds.kind={config.rounds.kind!r} is not simulated; leave the rounds out.")
+    if config.upcycle.enabled or config.parallel.expert_model_parallel_size > 1:
+        raise ConfigError(
+            "upcycle.enabled=true and parallel.expert_model_parallel_size are of sparse models, which are "
+            "not simulated; leave them out."
+        )
     clusters, batch = config.clustering.num_clusters, config.training.global_batch_size
     found = []
     for number in gpus:

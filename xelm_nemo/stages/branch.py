@@ -13,6 +13,7 @@ from xelm_nemo.config.compose import compose
 from xelm_nemo.corpus.tokenizer import check_special_ids, has_tokenizer, load_tokenizer
 from xelm_nemo.errors import ArtifactError, ConfigError
 from xelm_nemo.files import remove
+from xelm_nemo.merge.upcycle import GateStart, upcycle_models
 from xelm_nemo.model.config import ParallelConfig, recorded_settings
 from xelm_nemo.stages.jobs import seed_job
 from xelm_nemo.stages.run import Run
@@ -42,7 +43,15 @@ def _recipes(run: Run) -> Mapping[Path, Recipe]:
     recipes = {run.seed_init: _init_recipe(run)}
     if run.config.seed_model.train_iters:
         recipes[run.seed_weights] = seed_job(run).recipe()
+    if run.config.upcycle.enabled:
+        recipes[run.upcycled_init] = _upcycle_recipe(run)
     return recipes
+
+
+def _upcycle_recipe(run: Run) -> Recipe:
+    upcycle = run.config.upcycle
+    gate = {"gate_init": upcycle.gate_init, "seed": run.config.seed_model.seed}
+    return Recipe("model", {"upcycle": upcycle.shape_settings | gate}, {"seed_model": run.seed_weights})
 
 
 def _make(run: Run) -> None:
@@ -56,17 +65,33 @@ def _make(run: Run) -> None:
             _import(run, folder, recipe)
     if run.config.seed_model.train_iters:
         train_all(run, [seed_job(run)])
+    if run.config.upcycle.enabled:
+        _upcycle(run)
+
+
+def _upcycle(run: Run) -> None:
+    """The seed model with moe_experts, from which the sparse baseline is trained."""
+    upcycle, recipe = run.config.upcycle, _upcycle_recipe(run)
+    if not artifacts.is_current(run.upcycled_init, recipe):
+        gate = GateStart(upcycle.gate_init, run.config.seed_model.seed)
+        models = {"seed_model": run.seed_weights}
+        upcycle_models(models, run.upcycled_init, recipe, gate=gate, **upcycle.shape_settings)
 
 
 def _import(run: Run, folder: Path, recipe: Recipe) -> None:
     """A model from elsewhere, whose own sizes count from here on."""
     from xelm_nemo.checkpoint.hf import import_hf, resolve_source
     from xelm_nemo.checkpoint.metaseq import import_metaseq
+    from xelm_nemo.checkpoint.model_folder import copy_model
     from xelm_nemo.checkpoint.nemo import import_nemo
     from xelm_nemo.checkpoint.nemo_context import read_context
 
     path, own = str(run.config.seed_model.path), run.config.tokenizer.path
-    if run.config.seed_model.source == "metaseq":
+    if run.config.seed_model.source == "model":
+        own = own or load_facts(Path(path)).tokenizer
+        num_tokens = _check_tokenizer(own, Path(path))
+        copy_model(Path(path), folder, recipe, tokenizer=own)
+    elif run.config.seed_model.source == "metaseq":
         num_tokens = _check_tokenizer(own, Path(path))
         import_metaseq(Path(path), folder, recipe, tokenizer=str(own))
     elif run.config.seed_model.source == "nemo":

@@ -10,17 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 from xelm_nemo import artifacts, log
 from xelm_nemo.artifacts import Recipe
-from xelm_nemo.checkpoint.facts import load_facts
+from xelm_nemo.checkpoint.facts import ModelFacts, load_facts
 from xelm_nemo.checkpoint.siblings import check_siblings
 from xelm_nemo.clustering.clusterer import Clusterer
 from xelm_nemo.config.compose import compose
 from xelm_nemo.corpus.tokenizer import encode_document, load_tokenizer
-from xelm_nemo.errors import ConfigError
+from xelm_nemo.errors import ArtifactError, CheckpointError, ConfigError
+from xelm_nemo.evaluation.config import recorded_evaluation
+from xelm_nemo.evaluation.costs import cost_of
 from xelm_nemo.evaluation.result import EvaluationResult, read_results, read_task_results, write_results
 from xelm_nemo.files import read_ahead, read_json
 from xelm_nemo.log import METRICS
+from xelm_nemo.model.config import SparseConfig
 from xelm_nemo.stages.cluster import REPORT_JSON, language_experts
-from xelm_nemo.stages.jobs import current_models, finished_models
+from xelm_nemo.stages.jobs import UPCYCLED, current_models, finished_models
 from xelm_nemo.stages.rounds import ancestors_tokens
 from xelm_nemo.stages.run import Run, settled
 from xelm_nemo.stages.stage import Product, stage_of
@@ -66,7 +69,7 @@ def _models(run: Run) -> dict[str, Path]:
 def _recipe(run: Run) -> Recipe:
     config = run.config
     settings: dict[str, Any] = {
-        "evaluation": dataclasses.asdict(config.evaluation),
+        "evaluation": recorded_evaluation(config.evaluation),
         "router": dataclasses.asdict(config.router),
     }
     settings |= {"subsets": subsets(run), "seq_length": run.sized.seq_length}
@@ -75,7 +78,12 @@ def _recipe(run: Run) -> Recipe:
         settings["tasks"] = stamps(run)
     inputs = {"clusterer": run.clusterer, "clusters": run.clusters}
     inputs |= {f"subset {name}": run.corpus / name for name in subsets(run)}
-    return Recipe("evaluation", settings, inputs | _models(run))
+    return Recipe("evaluation", settings, inputs | _models(run) | _further(run))
+
+
+def _further(run: Run) -> dict[str, Path]:
+    """The model folders beside the run's own."""
+    return {name: Path(folder) for name, folder in run.config.evaluation.models.items()}
 
 
 def _evaluate(run: Run, folder: Path) -> None:
@@ -105,7 +113,7 @@ def _score(run: Run) -> list[EvaluationResult]:
 
     clusterer, tokenizer = Clusterer.load(run.clusterer), load_tokenizer(run.tokenizer)
     encode = partial(encode_document, tokenizer)
-    tp = run.config.parallel.tensor_model_parallel_size if int(os.environ.get("WORLD_SIZE", 1)) > 1 else 1
+    tp = _tensor_parallel_size(run)
     threads = max(1, device.cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
     with parallel.model_parallel(tensor_model_parallel_size=tp, threads=threads) as layout:
         return evaluate_ensemble(
@@ -118,6 +126,18 @@ def _score(run: Run) -> list[EvaluationResult]:
             device=device.device(),
             team=Team(layout.dp_rank, layout.dp_size, layout.rank % tp == 0, parallel.barrier),
         )
+
+
+def _tensor_parallel_size(run: Run) -> int:
+    """How many of torchrun's ranks hold a model together: one where any model is sparse.
+
+    Moe_experts are not divided by it, and documents of all lengths not by sequence parallelism.
+    """
+    models = (_models(run) | _further(run)).values()
+    is_sparse = any(isinstance(load_facts(model).shape, SparseConfig) for model in models)
+    if is_sparse or int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return 1
+    return run.config.parallel.tensor_model_parallel_size
 
 
 def _held_out(run: Run, subset: str, clusterer: Clusterer) -> "list[HeldOutDocument]":
@@ -134,13 +154,17 @@ def _sources(run: Run, tensor_model_parallel_size: int) -> "Models":
     from xelm_nemo.evaluation.perplexity import Models
     from xelm_nemo.evaluation.scoring import ModelSource
 
-    folders = _models(run)
+    own = _models(run)
+    folders = own | _further(run)
     facts = {name: load_facts(folder) for name, folder in folders.items()}
     experts = [f"expert{cluster}" for cluster in range(run.config.clustering.num_clusters)]
     if missing := [name for name in experts if name not in folders]:
         logger.warning("evaluate: without %s, not trained (evaluation.allow_missing)", ", ".join(missing))
-    if folders:
-        check_siblings(facts)
+    alike = {name: known for name, known in facts.items() if name in own and name != UPCYCLED}
+    if alike:
+        check_siblings(alike)
+    for name in _further(run):
+        _check_fits(name, facts[name], run)
     sources = {
         name: ModelSource(
             name,
@@ -153,11 +177,38 @@ def _sources(run: Run, tensor_model_parallel_size: int) -> "Models":
     return Models(
         experts=[sources.get(name) for name in experts],
         dense=sources.get("dense"),
+        others=[sources[name] for name in (UPCYCLED, *_further(run)) if name in sources],
+        costs={name: cost_of(known, run.sized.seq_length) for name, known in facts.items()},
         seq_length=run.sized.seq_length,
         training_tokens={
             name: known.consumed_tokens + ancestors_tokens(run, name) for name, known in facts.items()
         },
     )
+
+
+def _check_fits(name: str, facts: ModelFacts, run: Run) -> None:
+    """See that a further model reads what the run's models read.
+
+    Raises:
+        CheckpointError: its words or its positions are fewer, or its words are others.
+    """
+    given = f"evaluation.models.{name}={run.config.evaluation.models[name]!r}"
+    tokenizer, length = load_tokenizer(run.tokenizer), run.sized.seq_length
+    if facts.vocab_size < len(tokenizer) or facts.shape.max_position_embeddings < length:
+        raise CheckpointError(
+            f"{given} has {facts.vocab_size} words and {facts.shape.max_position_embeddings} positions, and "
+            f"the run's tokenizer {len(tokenizer)} and its context {length}; give a model made from the same "
+            "seed model."
+        )
+    try:
+        own = load_tokenizer(facts.tokenizer)
+    except ArtifactError as error:
+        return logger.warning("evaluate: %s is taken to have the run's words: %s", given, error)
+    if own.get_vocab() != tokenizer.get_vocab():
+        raise CheckpointError(
+            f"{given} has other words than the run: its tokenizer is {facts.tokenizer}, and the run's "
+            f"{run.tokenizer}; give a model made from the same seed model."
+        )
 
 
 def _load(folder: Path, tensor_model_parallel_size: int) -> Any:
@@ -166,7 +217,7 @@ def _load(folder: Path, tensor_model_parallel_size: int) -> Any:
     from xelm_nemo.model.config import ParallelConfig
 
     layout = ParallelConfig(tensor_model_parallel_size=tensor_model_parallel_size)
-    return store.load_model(folder, layout).eval().target_log_prob
+    return store.load_model(folder, layout, by_all_ranks=False).eval().target_log_prob
 
 
 def _show(run: Run) -> None:

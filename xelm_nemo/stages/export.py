@@ -15,8 +15,9 @@ from xelm_nemo.corpus.tokenizer import load_tokenizer
 from xelm_nemo.errors import ArtifactError, ConfigError
 from xelm_nemo.expert.job import MODEL
 from xelm_nemo.files import read_json
-from xelm_nemo.stages.averaging import export_average
+from xelm_nemo.model.config import SparseConfig
 from xelm_nemo.stages.jobs import finished_models
+from xelm_nemo.stages.merging import export_average, export_upcycled
 from xelm_nemo.stages.run import SET, Run
 from xelm_nemo.stages.stage import Stage
 
@@ -76,7 +77,7 @@ FORMATS: dict[str, Callable[[Export, Path], None]] = {
     "nemo": _to_nemo,
 }
 _WITH_TOKENIZER = ("hf", "nemo")
-_CLUSTERER, _AVERAGE = "upstream", "averaged"  # of a clusterer, and of a set
+_CLUSTERER, _AVERAGE, _UPCYCLED = "upstream", "averaged", "upcycled"  # of a clusterer, and of a set
 
 
 def export_source(config: ExportConfig) -> None:
@@ -98,7 +99,10 @@ def export_source(config: ExportConfig) -> None:
     if config.format == _AVERAGE:
         export_average(source, output, config.average, config.average_clusters)
         return log.info("export: the average of %s -> %s", source, output)
-    models = _find_models(source)
+    if config.format == _UPCYCLED:
+        export_upcycled(source, output, config.moe_layer_freq)
+        return log.info("export: the experts of %s as one sparse model -> %s", source, output)
+    models = _exportable(_find_models(source), config.format)
     with _unmade_if_unused(output), contextlib.ExitStack() as stack:
         for name, model in models.items():
             tokenizer = config.tokenizer
@@ -127,7 +131,7 @@ def _check_choices(config: ExportConfig) -> None:
     from xelm_nemo.checkpoint.lazy import DTYPES
 
     choices = {
-        "format": (config.format, [*FORMATS, _CLUSTERER, _AVERAGE]),
+        "format": (config.format, [*FORMATS, _CLUSTERER, _AVERAGE, _UPCYCLED]),
         "dtype": (config.dtype or "fp32", [*DTYPES]),
     }
     for key, (value, known) in choices.items():
@@ -136,6 +140,13 @@ def _check_choices(config: ExportConfig) -> None:
     for key in ("average", "average_clusters"):
         if (given := getattr(config, key)) is not None and config.format != _AVERAGE:
             raise ConfigError(f"{key}={given!r} is for format=averaged; leave it out.")
+    if (freq := config.moe_layer_freq) is not None:
+        if config.format != _UPCYCLED:
+            raise ConfigError(f"moe_layer_freq={freq} is for format=upcycled; leave it out.")
+        if freq < 1:
+            raise ConfigError(
+                f"moe_layer_freq={freq} is less than 1; 1 makes every layer sparse, 2 every second."
+            )
     if config.format == "nemo" and importlib.util.find_spec("nemo") is None:
         raise ConfigError(
             "format=nemo needs NeMo, which is not installed; run `pip install -c constraints.txt -e .[nemo]`."
@@ -177,6 +188,34 @@ def _find_models(source: Path) -> dict[str, Path]:
     return models
 
 
+def _exportable(models: Mapping[str, Path], format: str) -> dict[str, Path]:
+    """The models that other libraries have a form for, with a warning of the others.
+
+    Raises:
+        ConfigError: none is.
+    """
+    dense = {name: model for name, model in models.items() if _num_moe_experts(model) is None}
+    for name, model in models.items():
+        if name in dense:
+            continue
+        said = (
+            f"format={format} has no model with {_num_moe_experts(model)} moe_experts in some layers; "
+            f"{model} as it is can be evaluated and trained on (seed_model.source=model)"
+        )
+        if not dense:
+            raise ConfigError(f"{said}, and dense models can be exported.")
+        log.warning("export: %s is left out: %s", name, said)
+    return dense
+
+
+def _num_moe_experts(model: Path) -> int | None:
+    """Of a sparse model; None of a dense one."""
+    from xelm_nemo.checkpoint.facts import load_facts
+
+    shape = load_facts(model).shape
+    return shape.num_moe_experts if isinstance(shape, SparseConfig) else None
+
+
 def _find_tokenizer(model: Path) -> str | None:
     """The tokenizer of the run that the model lies in, else the one that it was trained with."""
     from xelm_nemo.checkpoint.facts import load_facts
@@ -203,8 +242,11 @@ def _card_rows(model: Path) -> dict[str, Any]:
 
 
 def _exports(run: Run) -> Mapping[Path, Export]:
-    models = finished_models(run)
-    return {run.export / name: Export(model, tokenizer=str(run.tokenizer)) for name, model in models.items()}
+    return {
+        run.export / name: Export(model, tokenizer=str(run.tokenizer))
+        for name, model in finished_models(run).items()
+        if _num_moe_experts(model) is None
+    }
 
 
 def _recipes(run: Run) -> Mapping[Path, Recipe]:
@@ -219,7 +261,8 @@ def _make(run: Run) -> None:
 
 
 def _show(run: Run) -> None:
-    log.info("export: %s", ", ".join(str(folder) for folder in _exports(run)))
+    folders = ", ".join(str(folder) for folder in _exports(run))
+    log.info("export: %s", folders or "nothing, for other libraries have no such sparse models")
 
 
 EXPORT = Stage("export", _recipes, _make, _show)

@@ -1,19 +1,24 @@
-"""The models of a run as training jobs: the seed model, the experts, and the dense baseline."""
+"""The models of a run as training jobs: the seed model, the experts, and the baselines."""
 
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 from xelm_nemo import artifacts
+from xelm_nemo.checkpoint.facts import load_facts
+from xelm_nemo.config.schema import RunConfig
 from xelm_nemo.errors import ArtifactError
 from xelm_nemo.expert.config import OptimConfig
 from xelm_nemo.expert.job import MODEL, TrainJob
 from xelm_nemo.launch.job import Job
+from xelm_nemo.model.config import ParallelConfig, SparseConfig
 from xelm_nemo.rounds.plan import PlannedExpert, Rounds, with_ancestors
 from xelm_nemo.stages.rounds import rounds_of
 from xelm_nemo.stages.run import Run, inherited
 
 WORKER = "xelm_nemo.expert"
+SEED_MODEL = "seed_model"
+UPCYCLED = "upcycled"  # the sparse baseline's name
 
 
 def seed_job(run: Run) -> TrainJob:
@@ -21,12 +26,13 @@ def seed_job(run: Run) -> TrainJob:
     config, seed_model = run.config, run.config.seed_model
     return dataclasses.replace(
         _from_seed_model(run),
-        name="seed_model",
+        name=SEED_MODEL,
         folder=str(run.seed_model),
         init=str(run.seed_init),
         optim=_with_rate(config.optim, seed_model.lr),
         train_iters=seed_model.train_iters,
         seed=seed_model.seed,
+        tokens_before=_source_tokens(run),
         resume_at=None,  # that is for the experts and the dense model
         threads=seed_model.threads,
     )
@@ -43,6 +49,28 @@ def dense_job(run: Run) -> TrainJob:
         train_iters=config.dense_iters,
         global_batch_size=config.dense_batch_size,
     )
+
+
+def upcycled_job(run: Run) -> TrainJob:
+    """The sparse baseline: all clusters, and as many tokens as all experts of all rounds together."""
+    config = run.sized
+    return dataclasses.replace(
+        _from_seed_model(run),
+        name=UPCYCLED,
+        folder=str(run.experts / UPCYCLED),
+        init=str(run.upcycled_init),
+        shape=config.upcycled_shape,
+        parallel=config.parallel,
+        optim=_with_rate(config.optim, config.upcycle.lr),
+        train_iters=config.upcycle_iters,
+        global_batch_size=config.upcycle_batch_size,
+    )
+
+
+def baseline_jobs(run: Run) -> list[TrainJob]:
+    """The dense and the sparse baseline, if they are asked for."""
+    dense = [dense_job(run)] if run.config.dense.enabled else []
+    return [*dense, upcycled_job(run)] if run.config.upcycle.enabled else dense
 
 
 def expert_job(run: Run, cluster: int) -> TrainJob:
@@ -66,9 +94,8 @@ def rounds_to_train(run: Run) -> list[list[TrainJob]]:
 
 
 def round_jobs(run: Run) -> list[TrainJob]:
-    """The experts to train now, round after round; first the dense baseline, because it takes longest."""
-    experts = [job for jobs in rounds_to_train(run) for job in jobs]
-    return [dense_job(run), *experts] if run.config.dense.enabled else experts
+    """The experts to train now, round after round; first the baselines, because they take longest."""
+    return [*baseline_jobs(run), *(job for jobs in rounds_to_train(run) for job in jobs)]
 
 
 def _jobs(run: Run, rounds: Rounds) -> list[list[TrainJob]]:
@@ -78,14 +105,16 @@ def _jobs(run: Run, rounds: Rounds) -> list[list[TrainJob]]:
 
 def _planned_job(run: Run, expert: PlannedExpert, like: TrainJob | None = None) -> TrainJob:
     config, is_last = run.config, expert.round == len(run.config.round_sizes) - 1
+    like = like or _from_seed_model(run)
     return dataclasses.replace(
-        like or _from_seed_model(run),
+        like,
         name=_name(run, expert.round, expert.cluster),
         folder=str(_folder(run, expert.round, expert.cluster)),
         init=str(_init(run, expert)),
         clusters=list(expert.reads),
         train_iters=config.round_iters[expert.round],
         global_batch_size=config.batch_size(expert.round),
+        tokens_before=_share(run, like.tokens_before, expert.reads),
         seed=_round_seed(config.training.seed, expert.round),
         resume_at=config.checkpoint.resume_at if is_last else None,
     )
@@ -126,7 +155,7 @@ def _from_seed_model(run: Run) -> TrainJob:
         tokenizer=str(run.tokenizer),
         clusters=list(range(config.clustering.num_clusters)),
         shape=config.model,
-        parallel=config.parallel,
+        parallel=_layout(config),
         optim=config.optim,
         dtype=run.config.precision.params_dtype,
         fp8=run.config.precision.fp8,
@@ -135,6 +164,7 @@ def _from_seed_model(run: Run) -> TrainJob:
         micro_batch_size=training.micro_batch_size,
         seq_length=config.seq_length,
         document_mask=training.document_mask,
+        tokens_before=_tokens_before(run),
         seed=training.seed,
         log_interval=training.log_interval,
         save_interval=training.save_interval,
@@ -155,6 +185,33 @@ def _from_seed_model(run: Run) -> TrainJob:
     )
 
 
+def _source_tokens(run: Run) -> int:
+    """What the finished model that the run's seed model is taken from was trained on since its own seed."""
+    if run.base is not None or run.config.seed_model.source != "model":
+        return 0
+    facts = load_facts(Path(str(run.config.seed_model.path)))
+    return 0 if facts.name == SEED_MODEL else facts.consumed_tokens
+
+
+def _tokens_before(run: Run) -> int:
+    """What all models of the run have behind them and tables count.
+
+    Tables begin behind the seed model, which their models have in common; where that is a finished model,
+    trained further than theirs, they begin behind its seed.
+    """
+    source, config = _source_tokens(run), run.sized
+    if not source:
+        return 0
+    step = config.training.global_batch_size * config.seq_length
+    return source + config.seed_model.train_iters * step
+
+
+def _share(run: Run, tokens: int, clusters: Sequence[int]) -> int:
+    """The part of some tokens that falls to an expert of these clusters; those of a set have them once."""
+    parts, rest = divmod(tokens, run.config.clustering.num_clusters)
+    return sum(parts + (cluster < rest) for cluster in clusters)
+
+
 def is_finished(job: TrainJob) -> bool:
     """Whether a model is whole and up to date; not while what it is made from is missing."""
     try:
@@ -164,22 +221,22 @@ def is_finished(job: TrainJob) -> bool:
 
 
 def current_models(run: Run) -> dict[str, Path]:
-    """The model folders that are there and up to date, by name: experts in cluster order, then dense."""
+    """The model folders that are there and up to date, by name: experts in cluster order, then baselines."""
     models = {f"expert{cluster}": found.model for cluster, found in inherited(run).items()}
-    jobs = [*all_rounds(run)[-1], *([dense_job(run)] if run.config.dense.enabled else [])]
+    jobs = [*all_rounds(run)[-1], *baseline_jobs(run)]
     return models | {
         job.name: job.model_folder for job in jobs if artifacts.is_current(job.model_folder, job.recipe())
     }
 
 
 def finished_models(run: Run) -> dict[str, Path]:
-    """The model folders of the experts in cluster order, then of the dense baseline, by name.
+    """The model folders of the experts in cluster order, then of the baselines, by name.
 
     Raises:
         ArtifactError: one of them is missing, or was made from other clusters, tokens or settings.
     """
     names = [f"expert{cluster}" for cluster in range(run.config.clustering.num_clusters)]
-    names += ["dense"] if run.config.dense.enabled else []
+    names += [job.name for job in baseline_jobs(run)]
     models = current_models(run)
     missing = [name for name in names if name not in models]
     if missing:
@@ -203,6 +260,13 @@ def launched(run: Run, job: TrainJob, others: Sequence[TrainJob] = ()) -> Job:
     """A training job as a launcher sees it, which may have to wait for one of the others."""
     after = next((other.name for other in others if str(other.model_folder) == job.init), None)
     return Job(job.name, WORKER, Path(job.folder), run.config.parallel.num_ranks, after=after)
+
+
+def _layout(config: RunConfig) -> ParallelConfig:
+    """How the ranks of an expert are divided: those of a dense one have no moe_experts to share."""
+    if isinstance(config.model, SparseConfig):
+        return config.parallel
+    return dataclasses.replace(config.parallel, expert_model_parallel_size=1)
 
 
 def _with_rate(optim: OptimConfig, lr: float | None) -> OptimConfig:

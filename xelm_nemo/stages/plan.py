@@ -8,6 +8,7 @@ from rich.table import Table
 
 from xelm_nemo.checkpoint.architectures import read_shape
 from xelm_nemo.checkpoint.config import SeedModelConfig
+from xelm_nemo.checkpoint.facts import load_facts
 from xelm_nemo.checkpoint.metaseq import read_metaseq_shape
 from xelm_nemo.checkpoint.nemo_context import read_context
 from xelm_nemo.config.compose import to_yaml
@@ -22,6 +23,7 @@ from xelm_nemo.stages.jobs import expert_job
 from xelm_nemo.stages.memory import memory_lines
 from xelm_nemo.stages.models import models_table
 from xelm_nemo.stages.rounds import check_base
+from xelm_nemo.stages.rows import models
 from xelm_nemo.stages.run import Run
 from xelm_nemo.stages.shard import tokenizer_source
 from xelm_nemo.stages.stage import Stage
@@ -48,7 +50,7 @@ def check_places(run: Run, stages: Sequence[Stage]) -> None:
     names = {stage.name for stage in stages}
     check_base(run)
     problems = [*_corpus(run, names), *_assignment(run), *_experts(run, names), *_machine(run, names)]
-    problems += tasks.problems(run) if "evaluate" in names else []
+    problems += [*tasks.problems(run), *_further_models(run)] if "evaluate" in names else []
     problems += _sources(run, names, doubt=bool(problems))
     if problems:
         raise ConfigError("; ".join(problems) + ".")
@@ -137,6 +139,20 @@ def _experts(run: Run, stages: Collection[str]) -> list[str]:
     ]
 
 
+def _further_models(run: Run) -> list[str]:
+    """What `evaluation.models` names that cannot be evaluated beside the run's own."""
+    experts = {f"expert{cluster}" for cluster in range(run.config.clustering.num_clusters)}
+    own, problems = experts | {job.name for job in models(run)}, []  # a finished set's experts among them
+    for name, folder in run.config.evaluation.models.items():
+        if name in own or name.startswith("ensemble"):
+            problems.append(f"evaluation.models.{name} has the name of a model of the run; give it another")
+        try:
+            load_facts(Path(folder))
+        except ArtifactError as error:
+            problems.append(f"evaluation.models.{name}={folder!r}: {str(error).removesuffix('.')}")
+    return problems
+
+
 def _sources(run: Run, stages: Collection[str], *, doubt: bool) -> list[str]:
     """The places of seed model and tokenizer; a possible hub id is a problem only in doubt."""
     config = run.config
@@ -157,12 +173,12 @@ def _sources(run: Run, stages: Collection[str], *, doubt: bool) -> list[str]:
 
 
 def _checkpoint_problems(seed_model: SeedModelConfig) -> list[str]:
-    read = {"metaseq": read_metaseq_shape, "nemo": read_context}.get(seed_model.source)
-    if read is None:
+    readers = {"metaseq": read_metaseq_shape, "nemo": read_context, "model": load_facts}
+    if seed_model.source not in readers:
         return []
     try:
-        read(Path(str(seed_model.path)))
-    except CheckpointError as error:
+        readers[seed_model.source](Path(str(seed_model.path)))
+    except (CheckpointError, ArtifactError) as error:
         return [str(error).removesuffix(".")]
     return []
 

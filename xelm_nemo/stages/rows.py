@@ -21,7 +21,7 @@ from xelm_nemo.launch.slurm import Queued
 from xelm_nemo.launch.state import CANCELLED, GO_ON, LOST, STOPPED, State, read_state
 from xelm_nemo.log import METRICS, read_metrics
 from xelm_nemo.rounds.config import RoundsConfig
-from xelm_nemo.stages.jobs import all_rounds, dense_job, expert_job, is_finished, seed_job
+from xelm_nemo.stages.jobs import all_rounds, baseline_jobs, expert_job, is_finished, seed_job
 from xelm_nemo.stages.run import CONFIG, Run
 from xelm_nemo.stages.submit import recorded
 
@@ -64,7 +64,7 @@ def open_run(folder: Path) -> Run:
 
 
 def models(run: Run) -> list[TrainJob]:
-    """Every model that the run trains: the seed model, the dense baseline, the experts of every round.
+    """Every model that the run trains: the seed model, the baselines, the experts of every round.
 
     Where the set that the run adds to is not to be found, as the run's own files have them.
     """
@@ -78,7 +78,7 @@ def models(run: Run) -> list[TrainJob]:
 
 def _planned(run: Run) -> list[TrainJob]:
     jobs = [seed_job(run)] if run.config.seed_model.train_iters else []
-    jobs += [dense_job(run)] if run.config.dense.enabled else []
+    jobs += baseline_jobs(run)
     return jobs + [job for experts in all_rounds(run) for job in experts]
 
 

@@ -50,6 +50,8 @@ class Run:
             found = load_facts(next(iter(inherited(self).values())).model).shape
         elif self.config.seed_model.source == "random":
             return self.config
+        elif self.config.seed_model.source == "model":
+            found = load_facts(source).shape
         elif self.config.seed_model.source == "hf" and source.is_dir():
             found = read_shape(source)
         elif (self.seed_init / FACTS).is_file():
@@ -146,8 +148,13 @@ class Run:
         return self.folder / "experts" / f"round{number}"
 
     @property
+    def upcycled_init(self) -> Path:
+        """The model folder that the seed model is upcycled to."""
+        return self.seed_model / "upcycled"
+
+    @property
     def experts(self) -> Path:
-        """The working folders of the last round's experts, and of the dense baseline."""
+        """The working folders of the last round's experts, and of the baselines."""
         return self.round(len(self.config.round_sizes) - 1)
 
     @property

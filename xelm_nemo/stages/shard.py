@@ -7,6 +7,7 @@ from typing import Any
 
 from xelm_nemo import artifacts
 from xelm_nemo.artifacts import Recipe
+from xelm_nemo.checkpoint.facts import load_facts
 from xelm_nemo.checkpoint.nemo_context import read_context
 from xelm_nemo.corpus.layout import list_files
 from xelm_nemo.corpus.tokenizer import load_tokenizer, train_tokenizer
@@ -40,6 +41,8 @@ def tokenizer_source(run: Run) -> str | None:
         return str(run.base.tokenizer)
     if own is None and seed_model.source == "nemo":
         return read_context(Path(str(seed_model.path))).tokenizer or seed_model.path
+    if own is None and seed_model.source == "model":
+        return load_facts(Path(str(seed_model.path))).tokenizer
     return own or (seed_model.path if seed_model.source == "hf" else None)
 
 

@@ -1,4 +1,4 @@
-"""Stage `train`: every expert of every round, and the dense baseline."""
+"""Stage `train`: every expert of every round, and the baselines."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from xelm_nemo.artifacts import Recipe
 from xelm_nemo.expert.job import TrainJob
 from xelm_nemo.files import read_json, write_json
 from xelm_nemo.stages.cluster import REPORT_JSON
-from xelm_nemo.stages.jobs import all_rounds, dense_job, is_finished, round_jobs
+from xelm_nemo.stages.jobs import all_rounds, baseline_jobs, is_finished, round_jobs
 from xelm_nemo.stages.rounds import rounds_of
 from xelm_nemo.stages.run import SET, Run, inherited
 from xelm_nemo.stages.stage import Stage
@@ -44,8 +44,8 @@ def _expert_set(run: Run, number: int, jobs: Sequence[TrainJob]) -> dict[str, An
         if is_finished(job):
             own = [rows[k] for k in ([expert.cluster] if run.base else expert.reads)]
             experts.append(_row(job, expert.cluster, own, folder))
-    dense = dense_job(run).model_folder.relative_to(folder) if run.config.dense.enabled and is_last else None
-    return {"round": number, "experts": experts, "dense": str(dense) if dense else None}
+    baselines = {job.name: str(job.model_folder.relative_to(folder)) for job in baseline_jobs(run) if is_last}
+    return {"round": number, "experts": experts, "dense": None} | baselines
 
 
 def _row(job: TrainJob, cluster: int, rows: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import gc
 import json
 import subprocess
 import sys
+import weakref
 
 import pytest
 
@@ -42,9 +43,14 @@ def test_hugging_faces_step_learns_from_the_same_loss_as_ours(tmp_path, monkeypa
 
 
 def test_memory_of_a_sparse_model_is_free_for_the_next(capsys):
+    shortlived = {1}
+    dead = weakref.proxy(shortlived)  # others keep such a thing too, and it does not bear being asked
+    del shortlived
     run([*TINY, "num_moe_experts=4", "moe_capacities=1.0"])
-    assert '"form": "sparse"' in capsys.readouterr().out
-    assert not [found for found in gc.get_objects() if isinstance(found, DecoderModel)]
+    said = capsys.readouterr().out
+    assert said.count('"step_ms"') == 3 and '"form": "sparse"' in said
+    assert not [found for found in gc.get_objects() if issubclass(type(found), DecoderModel)]
+    assert type(dead) is weakref.ProxyType
 
 
 @pytest.mark.slow

@@ -88,11 +88,17 @@ def _let_go_of_models() -> None:
     Megatron's dispatchers keep the weights that gates gave last, whose autograd graph leads to the parameters
     and by their hooks back to the model: a ring that Python's collector does not see through.
     """
-    for dispatcher in [found for found in gc.get_objects() if isinstance(found, MoETokenDispatcher)]:
+    for dispatcher in filter(_is_dispatcher, gc.get_objects()):
         for name, value in list(vars(dispatcher).items()):
             if isinstance(value, torch.Tensor):
                 setattr(dispatcher, name, None)
     gc.collect()
+
+
+def _is_dispatcher(found: Any) -> bool:
+    return issubclass(
+        type(found), MoETokenDispatcher
+    )  # isinstance() asks what is gone, if it is a proxy of that
 
 
 def _timed(step: Step) -> tuple[float, float]:

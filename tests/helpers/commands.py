@@ -1,5 +1,6 @@
 """Run the project's commands as a user does, in a process of their own."""
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,17 @@ def start(verb, *arguments, **kwargs):
     return subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs
     )
+
+
+@contextlib.contextmanager
+def started(verb, *arguments):
+    """`start`, for a block at whose end the process has ended, whatever became of the test."""
+    process = start(verb, *arguments)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 def run(verb, *arguments):

@@ -145,6 +145,12 @@ class Cluster:
         shown = self.call("sinfo", "-h", "-p", "main", "-t", "idle,mix,alloc", "-o", "%D", check=False)
         return sum(int(count) for count in shown.split())
 
+    def jobs(self):
+        """Of every job the state and the reason that SLURM tells; none while it tells nothing."""
+        words = ("-h", "-r", "-t", "all", "-o", "%i|%T|%r")
+        shown = self.call("timeout", "3", "squeue", *words, check=False)
+        return {job: (state, reason) for job, state, reason in (row.split("|") for row in shown.splitlines())}
+
     def call(self, *command, check=True):
         """Run one of SLURM's commands; what it says."""
         done = subprocess.run(

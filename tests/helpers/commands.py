@@ -62,6 +62,15 @@ def run_well(verb, *arguments):
     return output
 
 
+@contextlib.contextmanager
+def run_beside(verb, *arguments):
+    """`run_well` while the block runs, and to its end."""
+    with started(verb, *arguments) as process:
+        yield
+        _, error = process.communicate(timeout=500)
+    assert process.returncode == 0, error
+
+
 def refuse(capsys, *arguments, verb="train"):
     """Run a verb, which has to end with a user's error, in this process; its one line."""
     code = command.run(lambda: pipeline.main(verb, list(map(str, arguments))))

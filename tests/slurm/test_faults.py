@@ -6,12 +6,14 @@ One story, told in order by the tests of this file: what comes before is what th
 import contextlib
 import dataclasses
 import json
+import multiprocessing
 import os
 import re
 import shutil
 import signal
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -354,9 +356,11 @@ def test_retry_trains_the_missing_expert_alone(cluster, folder):
 
 
 def test_weights_are_those_of_an_undisturbed_run(folder, tmp_path):
-    for number in range(EXPERTS):
-        job = TrainJob.load(expert(folder, number))
-        train(dataclasses.replace(job, folder=str(tmp_path / job.name)))
+    jobs = [TrainJob.load(expert(folder, number)) for number in range(EXPERTS)]
+    again = [dataclasses.replace(job, folder=str(tmp_path / job.name)) for job in jobs]
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(train, again))
+    for number, job in enumerate(jobs):
         ours, theirs = (
             read_weights(place / "model") for place in (tmp_path / job.name, expert(folder, number))
         )

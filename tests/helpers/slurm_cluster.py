@@ -187,10 +187,15 @@ def descendants(pid):
 
 def is_running(pid):
     """Whether a process lives; one that is dead and that nobody has asked about does not."""
+    return process_state(pid) != "Z"
+
+
+def process_state(pid):
+    """The letter of /proc: T is halted; Z is dead, also where there is nothing left of it."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "Z"
 
 
 def free_ports(count):

@@ -20,7 +20,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.helpers.commands import SMALL, start, started
-from tests.helpers.slurm_cluster import commands, is_running, wait_for
+from tests.helpers.slurm_cluster import commands, is_running, process_state, wait_for
 from tests.helpers.weights import read_weights
 from xelm_nemo.expert.job import TrainJob
 from xelm_nemo.expert.loop import train
@@ -224,9 +224,34 @@ def has_finished(folder, number):
     return bool(state and state.end and state.end.reason == "finished")
 
 
-def kill_a_rank(cluster, state):
+def send(pid, number):
     with contextlib.suppress(ProcessLookupError):  # it may have ended this moment
-        os.kill(state.pid, signal.SIGKILL)
+        os.kill(pid, number)
+
+
+@contextlib.contextmanager
+def halted_until_asked(pid):
+    """Halt a process until what the block does has it asked to stop; else it might be through before."""
+    send(pid, signal.SIGSTOP)
+    # One that has yet to stop takes what comes now, and nothing is seen of that.
+    wait_for(lambda: process_state(pid) in "TZ", 60, f"process {pid} does not halt")
+    try:
+        yield
+        wait_for(lambda: not is_running(pid) or is_asked(pid), 120, f"SLURM does not signal process {pid}")
+    finally:
+        send(pid, signal.SIGCONT)
+
+
+def is_asked(pid):
+    """Whether a signal to stop waits for the process to go on, or is none to one that stops already."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        masks = re.findall(r"^(?:ShdPnd|SigIgn):\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.M)
+        return any(int(mask, 16) >> (signal.SIGUSR2 - 1) & 1 for mask in masks)
+    return False
+
+
+def kill_a_rank(cluster, state):
+    send(state.pid, signal.SIGKILL)
 
 
 def signal_job(cluster, job, name="USR2"):
@@ -235,32 +260,30 @@ def signal_job(cluster, job, name="USR2"):
 
 
 def ask_to_stop(cluster, state):
-    signal_job(cluster, state.job)
+    with halted_until_asked(state.pid):
+        signal_job(cluster, state.job)
     while is_running(state.pid):  # more of them, during the save and after it
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(state.pid, signal.SIGUSR2)
+        send(state.pid, signal.SIGUSR2)
         time.sleep(0.05)
 
 
 def preempt(cluster, state):
-    cluster.call(
-        "sbatch", "-p", "high", "-w", state.node, "--exclusive", "-o", "/dev/null", "--wrap", "sleep 2"
-    )
+    words = ("sbatch", "-p", "high", "-w", state.node, "--exclusive", "-o", "/dev/null", "--wrap", "sleep 2")
+    with halted_until_asked(state.pid):
+        cluster.call(*words)
 
 
 def run_into_the_time_limit(cluster, state):
-    # It may have ended this moment.
-    cluster.call("scontrol", "update", f"JobId={state.job}", "TimeLimit=2", check=False)
-    while is_running(state.pid):  # at a tenth of its speed, or it would be through before
-        for number, seconds in ((signal.SIGSTOP, 0.9), (signal.SIGCONT, 0.1)):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(state.pid, number)
-            time.sleep(seconds)
-    # Unless it was through after all: then the fault is to meet another expert.
+    with halted_until_asked(state.pid):
+        # It may have ended this moment.
+        cluster.call("scontrol", "update", f"JobId={state.job}", "TimeLimit=2", check=False)
+    wait_for(lambda: not is_running(state.pid), 120, "a time limit does not end an expert")
+    # If it was through after all, the fault is to meet another expert.
     cluster.call("scontrol", "update", f"JobId={state.job}", "TimeLimit=30", check=False)
 
 
 def lose_the_node(cluster, state):
+    send(state.pid, signal.SIGSTOP)  # or it might be through before its node is found
     cluster.kill_node(state.node)
     wait_for(lambda: "RUNNING" not in cluster.call("squeue", "-h", "-j", state.job, "-o", "%T"), 120, state)
     cluster.start_node(state.node)
@@ -371,7 +394,8 @@ def test_weights_are_those_of_an_undisturbed_run(folder, tmp_path):
 def test_submission_returns_at_once_and_what_it_submitted_can_be_cancelled(cluster, folder):
     shutil.rmtree(expert(folder, 0) / "model")
     shutil.rmtree(expert(folder, 0) / "checkpoints")
-    code, said = command("train", folder, *SETTINGS, ALONE, "wait=false")
+    slow = "launch.slurm.setup=[sleep 60]"  # or the expert might be through before it is cancelled
+    code, said = command("train", folder, *SETTINGS, ALONE, "wait=false", slow)
     assert code == 0, said
     job = recorded(open_run(folder))["expert0"]["job"]
     assert job in [line.split()[0] for line in said.splitlines() if line.strip()]  # beside what is logged

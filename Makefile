@@ -7,18 +7,23 @@ STAMP := $(VENV)/.installed
 NEMO_STAMP := $(VENV)/.installed-nemo
 INSTALL_INPUTS := setup.py pyproject.toml constraints.txt .ci/install $(wildcard csrc/*)
 
+SLURM_PACKAGES := slurmctld slurmd slurm-client munge procps
 INSTALL_SLURM := (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
-  --no-install-recommends slurmctld slurmd slurm-client munge) || \
-  { echo "SLURM is not installed: apt-get install slurmctld slurmd slurm-client munge"; exit 1; }
+  --no-install-recommends $(SLURM_PACKAGES)) || \
+  { echo "SLURM is not installed: apt-get install $(SLURM_PACKAGES)"; exit 1; }
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-slow test-slurm test-nemo test-gpu check format golden clean
+.PHONY: help setup slurm demo test test-slow test-slurm test-nemo test-gpu check format golden clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 setup: $(STAMP)  ## install into .venv
+
+slurm:  ## install the SLURM that test-slurm starts, from the packages of Debian or Ubuntu; needs root
+	@test "$$(id -u)" = 0 || { echo "the daemons of the tests' SLURM want root: run sudo make test-slurm"; exit 1; }
+	@which slurmctld slurmd munged srun pgrep >/dev/null || $(INSTALL_SLURM)
 
 demo: $(STAMP)  ## cluster, train, mix and compare on the CPU, from the text shipped with the package
 	$(BIN)/python -m xelm_nemo.train +experiment=udhr $(ARGS)
@@ -36,9 +41,7 @@ test-gpu: $(STAMP)  ## the kernels and everything marked gpu or multigpu, on thi
 	$(BIN)/python -m pytest tests/kernels $(ARGS)
 	$(BIN)/python -m pytest -m "gpu or multigpu" $(ARGS)
 
-test-slurm: $(STAMP)  ## experts as jobs of a real SLURM, which it starts on this machine; needs root
-	@test "$$(id -u)" = 0 || { echo "the daemons of the tests' SLURM want root: run sudo make test-slurm"; exit 1; }
-	@which slurmctld slurmd munged srun >/dev/null || $(INSTALL_SLURM)
+test-slurm: slurm $(STAMP)  ## experts as jobs of a real SLURM, which it starts on this machine; needs root
 	$(BIN)/python -m pytest -m slurm $(ARGS)
 
 check: $(STAMP)  ## formatter, linter, spelling and types; changes nothing

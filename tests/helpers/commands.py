@@ -1,5 +1,6 @@
 """Run the project's commands as a user does, in a process of their own."""
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,17 @@ def start(verb, *arguments, **kwargs):
     )
 
 
+@contextlib.contextmanager
+def started(verb, *arguments):
+    """`start`, for a block at whose end the process has ended, whatever became of the test."""
+    process = start(verb, *arguments)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
 def run(verb, *arguments):
     """Run `python -m xelm_nemo.<verb>` to its end: exit code, standard output, standard error."""
     process = start(verb, *arguments)
@@ -48,6 +60,15 @@ def run_well(verb, *arguments):
     code, output, error = run(verb, *arguments)
     assert code == 0, error
     return output
+
+
+@contextlib.contextmanager
+def run_beside(verb, *arguments):
+    """`run_well` while the block runs, and to its end."""
+    with started(verb, *arguments) as process:
+        yield
+        _, error = process.communicate(timeout=500)
+    assert process.returncode == 0, error
 
 
 def refuse(capsys, *arguments, verb="train"):

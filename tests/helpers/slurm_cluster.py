@@ -145,6 +145,12 @@ class Cluster:
         shown = self.call("sinfo", "-h", "-p", "main", "-t", "idle,mix,alloc", "-o", "%D", check=False)
         return sum(int(count) for count in shown.split())
 
+    def jobs(self):
+        """Of every job the state and the reason that SLURM tells; none while it tells nothing."""
+        words = ("-h", "-r", "-t", "all", "-o", "%i|%T|%r")
+        shown = self.call("timeout", "3", "squeue", *words, check=False)
+        return {job: (state, reason) for job, state, reason in (row.split("|") for row in shown.splitlines())}
+
     def call(self, *command, check=True):
         """Run one of SLURM's commands; what it says."""
         done = subprocess.run(
@@ -181,10 +187,15 @@ def descendants(pid):
 
 def is_running(pid):
     """Whether a process lives; one that is dead and that nobody has asked about does not."""
+    return process_state(pid) != "Z"
+
+
+def process_state(pid):
+    """The letter of /proc: T is halted; Z is dead, also where there is nothing left of it."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "Z"
 
 
 def free_ports(count):

@@ -6,19 +6,21 @@ One story, told in order by the tests of this file: what comes before is what th
 import contextlib
 import dataclasses
 import json
+import multiprocessing
 import os
 import re
 import shutil
 import signal
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.helpers.commands import SMALL, start
-from tests.helpers.slurm_cluster import commands, is_running, wait_for
+from tests.helpers.commands import SMALL, start, started
+from tests.helpers.slurm_cluster import commands, is_running, process_state, wait_for
 from tests.helpers.weights import read_weights
 from xelm_nemo.expert.job import TrainJob
 from xelm_nemo.expert.loop import train
@@ -33,13 +35,13 @@ from xelm_nemo.stages.submit import recorded
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1500)]
 
-EXPERTS = 16
+EXPERTS, PARALLEL = 16, 4
 SETTINGS = [
     *(word for word in SMALL if "num_clusters" not in word and not word.startswith("training.")),
     *(f"clustering.num_clusters={EXPERTS}", "training.seq_length=32", "training.train_iters=80"),
     *("training.global_batch_size=32", "training.micro_batch_size=1", "training.save_interval=20"),
     *("training.log_interval=5", "training.eval_interval=1000", "seed_model.train_iters=0"),
-    *("dense.enabled=false", "launch=slurm", "launch.max_parallel=4"),
+    *("dense.enabled=false", "launch=slurm", f"launch.max_parallel={PARALLEL}"),
     *("launch.slurm.gpus_per_rank=0", "launch.slurm.cpus_per_rank=1", "launch.slurm.ranks_per_node=1"),
     *("launch.slurm.mem_gb=3", "launch.slurm.time=30", "launch.slurm.grace_seconds=100"),
 ]
@@ -79,7 +81,7 @@ class Witness(threading.Thread):
     def run(self):
         try:
             for line in self.status.stdout:
-                now, living, jobs = time.monotonic(), self.living(), self.jobs()
+                now, living, jobs = time.monotonic(), self.living(), self.cluster.jobs()
                 self.compare(json.loads(line), living, jobs, now)
                 self.release({job for job, (_, reason) in jobs.items() if reason == "BeginTime"})
                 self.samples += 1
@@ -106,28 +108,29 @@ class Witness(threading.Thread):
         folder = re.escape(str(self.experts))
         return {Path(command.split()[-1]).name for command in commands(f"-m xelm_nemo.expert {folder}/")}
 
-    def jobs(self):
-        """Of every job the state and the reason that SLURM tells; none while it tells nothing."""
-        shown = self.cluster.call(
-            *("timeout", "3", "squeue", "-h", "-r", "-t", "all", "-o", "%i|%T|%r"), check=False
-        )
-        return {job: (state, reason) for job, state, reason in (row.split("|") for row in shown.splitlines())}
-
     def release(self, held):
         now = time.monotonic()
         self.held = {job: self.held.get(job, now) for job in held}
         for job, since in self.held.items():
             if now - since > HOLD_SECONDS:
-                self.cluster.call("scontrol", "update", f"JobId={job}", "StartTime=now", check=False)
+                words = ("scontrol", "update", f"JobId={job}", "StartTime=now")
+                self.cluster.call("timeout", "3", *words, check=False)  # the controller may be down
 
-    def stop(self):
-        died = self.status.poll()
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, kind, *_):
+        died, silent = self.status.poll(), time.monotonic() - (self.last or 0.0)
         self.status.terminate()
         self.join()
         self.status.communicate()
+        if kind is not None:
+            return
         assert died is None, "the status command ended before it was told to"
         assert self.error is None and self.samples > 0 and self.wrong == {}
-        assert self.largest_gap < 2 * WRONG_SECONDS, "a busy machine may be late, not away"
+        late = max(self.largest_gap, silent)
+        assert late < 2 * WRONG_SECONDS, "a busy machine may be late, not away"
 
 
 def is_so(said, *, lives, job):
@@ -161,31 +164,94 @@ def test_job_out_of_memory_fails_with_that_reason(cluster, folder):
     assert "OUT_OF_MEMORY" in said or "SIGKILL" in said, said
 
 
-def undisturbed(folder, used):
-    """The number and the state of an expert in the midst of its first attempt, for the next fault."""
+class Reserve:
+    """Experts that SLURM holds until a fault wants one: those that run are through within half a minute."""
+
+    def __init__(self, cluster, folder):
+        self.cluster, self.folder = cluster, folder
+        self.unmet = [number for number in range(EXPERTS) if number != STUBBORN]
+        wait_for(lambda: f"expert{EXPERTS - 1}" in recorded(open_run(folder)), 300, "no expert is submitted")
+        jobs = recorded(open_run(folder))
+        self.held = [jobs[f"expert{number}"]["job"] for number in self.unmet[PARALLEL:]]
+        cluster.call("scontrol", "hold", ",".join(self.held))
+
+    def take(self):
+        """Number and state of an expert that trains and that no fault has met; now one does."""
+        number, state = one_that_trains(self.folder, self.unmet, meanwhile=self.top_up)
+        self.unmet.remove(number)
+        return number, state
+
+    def top_up(self):
+        """Have one more begin when too few are under way that no fault has met; the last ones singly."""
+        begun = self.unmet[: len(self.unmet) - len(self.held)]
+        under_way = sum(not has_finished(self.folder, number) for number in begun)
+        if self.held and under_way < (2 if len(self.held) > len(FAULTS) else 1):
+            self.cluster.call("scontrol", "release", self.held.pop(0))
+
+    def empty(self):
+        """Have all begin; also those that a controller, which forgets its last seconds, holds again."""
+
+        def none_is_held():
+            jobs = self.cluster.jobs()
+            held = [job for job, (_, reason) in jobs.items() if reason == "JobHeldAdmin"]
+            for job in held:
+                self.cluster.call("scontrol", "release", job, check=False)
+            return jobs and not held
+
+        wait_for(none_is_held, 60, "SLURM goes on holding experts")
+
+
+def one_that_trains(folder, numbers, meanwhile=lambda: None):
+    """Number and state of one of these experts in the midst of an attempt."""
     found = []
 
     def look():
-        for number in range(EXPERTS):
-            state = read_state(expert(folder, number))
-            alive = state and state.end is None and not state.is_silent
-            if alive and state.step > 0 and number not in {*used, STUBBORN}:
-                found.append((number, state))
+        meanwhile()
+        states = ((number, read_state(expert(folder, number))) for number in numbers)
+        found.extend(one for one in states if one[1] and is_training(one[1]))
         return bool(found)
 
     wait_for(look, 300, "no expert trains that no fault has met")
-    used.add(found[0][0])
     return found[0]
 
 
+def is_training(state):
+    return state.end is None and not state.is_silent and state.step > 0
+
+
 def has_finished(folder, number):
-    end = read_state(expert(folder, number)).end
-    return end is not None and end.reason == "finished"
+    state = read_state(expert(folder, number))
+    return bool(state and state.end and state.end.reason == "finished")
+
+
+def send(pid, number):
+    with contextlib.suppress(ProcessLookupError):  # it may have ended this moment
+        os.kill(pid, number)
+
+
+@contextlib.contextmanager
+def halted_until_asked(pid):
+    """Halt a process until what the block does has it asked to stop; else it might be through before."""
+    send(pid, signal.SIGSTOP)
+    # One that has yet to stop takes what comes now, and nothing is seen of that.
+    wait_for(lambda: process_state(pid) in "TZ", 60, f"process {pid} does not halt")
+    try:
+        yield
+        wait_for(lambda: not is_running(pid) or is_asked(pid), 120, f"SLURM does not signal process {pid}")
+    finally:
+        send(pid, signal.SIGCONT)
+
+
+def is_asked(pid):
+    """Whether a signal to stop waits for the process to go on, or is none to one that stops already."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        masks = re.findall(r"^(?:ShdPnd|SigIgn):\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.M)
+        return any(int(mask, 16) >> (signal.SIGUSR2 - 1) & 1 for mask in masks)
+    return False
 
 
 def kill_a_rank(cluster, state):
-    with contextlib.suppress(ProcessLookupError):  # it may have ended this moment
-        os.kill(state.pid, signal.SIGKILL)
+    send(state.pid, signal.SIGKILL)
 
 
 def signal_job(cluster, job, name="USR2"):
@@ -194,32 +260,30 @@ def signal_job(cluster, job, name="USR2"):
 
 
 def ask_to_stop(cluster, state):
-    signal_job(cluster, state.job)
+    with halted_until_asked(state.pid):
+        signal_job(cluster, state.job)
     while is_running(state.pid):  # more of them, during the save and after it
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(state.pid, signal.SIGUSR2)
+        send(state.pid, signal.SIGUSR2)
         time.sleep(0.05)
 
 
 def preempt(cluster, state):
-    cluster.call(
-        "sbatch", "-p", "high", "-w", state.node, "--exclusive", "-o", "/dev/null", "--wrap", "sleep 2"
-    )
+    words = ("sbatch", "-p", "high", "-w", state.node, "--exclusive", "-o", "/dev/null", "--wrap", "sleep 2")
+    with halted_until_asked(state.pid):
+        cluster.call(*words)
 
 
 def run_into_the_time_limit(cluster, state):
-    # It may have ended this moment.
-    cluster.call("scontrol", "update", f"JobId={state.job}", "TimeLimit=2", check=False)
-    while is_running(state.pid):  # at a tenth of its speed, or it would be through before
-        for number, seconds in ((signal.SIGSTOP, 0.9), (signal.SIGCONT, 0.1)):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(state.pid, number)
-            time.sleep(seconds)
-    # Unless it was through after all: then the fault is to meet another expert.
+    with halted_until_asked(state.pid):
+        # It may have ended this moment.
+        cluster.call("scontrol", "update", f"JobId={state.job}", "TimeLimit=2", check=False)
+    wait_for(lambda: not is_running(state.pid), 120, "a time limit does not end an expert")
+    # If it was through after all, the fault is to meet another expert.
     cluster.call("scontrol", "update", f"JobId={state.job}", "TimeLimit=30", check=False)
 
 
 def lose_the_node(cluster, state):
+    send(state.pid, signal.SIGSTOP)  # or it might be through before its node is found
     cluster.kill_node(state.node)
     wait_for(lambda: "RUNNING" not in cluster.call("squeue", "-h", "-j", state.job, "-o", "%T"), 120, state)
     cluster.start_node(state.node)
@@ -236,15 +300,15 @@ FAULTS = {
     kill_a_rank: "killed",
     ask_to_stop: "stopped",
     preempt: "preempted",
-    run_into_the_time_limit: "timed out",
     lose_the_node: "lost",
+    run_into_the_time_limit: "timed out",  # last: SLURM looks for it twice a minute
 }
 
 
-def befall(cluster, folder, fault, used):
+def befall(cluster, folder, fault, reserve):
     """Have a fault befall one expert after another, until one has not been quicker."""
     while True:
-        number, state = undisturbed(folder, used)
+        number, state = reserve.take()
         fault(cluster, state)
         wait_for(
             lambda pid=state.pid: not is_running(pid), 120, f"{fault.__name__} does not end expert{number}"
@@ -258,15 +322,15 @@ def test_faults_stop_no_expert_but_the_one_that_always_fails(cluster, folder):
     shard = folder / f"tokens/cluster{STUBBORN}/train.bin"
     shutil.move(shard, shard.with_suffix(".away"))
     some = ("finish_with=[evaluate]", "evaluation.allow_missing=true", "launch.slurm.max_crashes=1")
-    process, used = start("train", *SETTINGS, *some, f"output={folder}"), set()
-    witness = Witness(cluster, folder)
-    witness.start()
-    for fault in FAULTS:
-        befall(cluster, folder, fault, used)
-    lose_the_controller(cluster)
-    output, error = process.communicate(timeout=600)
+    with started("train", *SETTINGS, *some, f"output={folder}") as process, Witness(cluster, folder):
+        reserve = Reserve(cluster, folder)
+        for fault in FAULTS:
+            befall(cluster, folder, fault, reserve)
+        reserve.take()  # as the others had it, while an expert trains
+        lose_the_controller(cluster)
+        reserve.empty()
+        output, error = process.communicate(timeout=600)
     shutil.move(shard.with_suffix(".away"), shard)
-    witness.stop()
     assert process.returncode == 2, output + error
     last = error.splitlines()[-1]
     assert f"expert{STUBBORN}: " in last and "xelm_nemo.retry" in last
@@ -303,10 +367,8 @@ def test_course_of_training_is_told_once_whatever_came_between(folder):
 
 def test_retry_trains_the_missing_expert_alone(cluster, folder):
     before = {path: path.stat().st_mtime_ns for path in folder.glob("experts/round0/*/model/manifest.json")}
-    witness = Witness(cluster, folder)
-    witness.start()
-    code, said = command("retry", folder)
-    witness.stop()
+    with Witness(cluster, folder):
+        code, said = command("retry", folder)
     assert code == 0, said
     after = {path: path.stat().st_mtime_ns for path in folder.glob("experts/round0/*/model/manifest.json")}
     assert len(before) == EXPERTS - 1 and len(after) == EXPERTS
@@ -317,9 +379,11 @@ def test_retry_trains_the_missing_expert_alone(cluster, folder):
 
 
 def test_weights_are_those_of_an_undisturbed_run(folder, tmp_path):
-    for number in range(EXPERTS):
-        job = TrainJob.load(expert(folder, number))
-        train(dataclasses.replace(job, folder=str(tmp_path / job.name)))
+    jobs = [TrainJob.load(expert(folder, number)) for number in range(EXPERTS)]
+    again = [dataclasses.replace(job, folder=str(tmp_path / job.name)) for job in jobs]
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(train, again))
+    for number, job in enumerate(jobs):
         ours, theirs = (
             read_weights(place / "model") for place in (tmp_path / job.name, expert(folder, number))
         )
@@ -330,7 +394,8 @@ def test_weights_are_those_of_an_undisturbed_run(folder, tmp_path):
 def test_submission_returns_at_once_and_what_it_submitted_can_be_cancelled(cluster, folder):
     shutil.rmtree(expert(folder, 0) / "model")
     shutil.rmtree(expert(folder, 0) / "checkpoints")
-    code, said = command("train", folder, *SETTINGS, ALONE, "wait=false")
+    slow = "launch.slurm.setup=[sleep 60]"  # or the expert might be through before it is cancelled
+    code, said = command("train", folder, *SETTINGS, ALONE, "wait=false", slow)
     assert code == 0, said
     job = recorded(open_run(folder))["expert0"]["job"]
     assert job in [line.split()[0] for line in said.splitlines() if line.strip()]  # beside what is logged
@@ -348,14 +413,12 @@ def test_one_expert_trains_on_two_nodes_and_stops_as_one(cluster, folder, tmp_pa
     two = tmp_path / "two"
     shutil.copytree(folder, two, ignore=shutil.ignore_patterns("experts", "launch"))
     words = (ALONE, "parallel=dp2", "training.train_clusters=[2]", "launch.stop_signals=[USR1,USR2,TERM]")
-    wait = start("train", *SETTINGS, *words, f"output={two}")
-    _, state = undisturbed(two, set())
-    witness = Witness(cluster, two)
-    assert cluster.call("squeue", "-h", "-j", state.job, "-o", "%D").strip() == "2"
-    signal_job(cluster, state.job, "USR1")
-    witness.start()
-    output, error = wait.communicate(timeout=600)
-    witness.stop()
+    with started("train", *SETTINGS, *words, f"output={two}") as process:
+        _, state = one_that_trains(two, [2])
+        assert cluster.call("squeue", "-h", "-j", state.job, "-o", "%D").strip() == "2"
+        with Witness(cluster, two):
+            signal_job(cluster, state.job, "USR1")
+            output, error = process.communicate(timeout=600)
     assert (expert(two, 2) / "model/manifest.json").is_file(), output + error
     assert read_state(expert(two, 2)).ended == {"stopped": 1}
     alone = dataclasses.replace(TrainJob.load(expert(two, 2)), folder=str(tmp_path / "alone"))

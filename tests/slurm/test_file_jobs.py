@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.helpers.commands import SMALL, run_well
+from tests.helpers.commands import SMALL, run_beside, run_well
 from tests.helpers.slurm_cluster import wait_for
 from xelm_nemo.corpus.udhr import documents
 
@@ -32,8 +32,8 @@ def test_three_jobs_make_the_bytes_of_a_local_run(cluster, tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(rows[number::8]))
     settings = [*SMALL, f"corpus.path={tmp_path / 'corpus'}"]
-    run_well("shard", *settings, f"output={tmp_path / 'local'}")
-    run_well("shard", *settings, *SLURM, "launch.slurm.file_jobs=3", f"output={tmp_path / 'run'}")
+    with run_beside("shard", *settings, f"output={tmp_path / 'local'}"):
+        run_well("shard", *settings, *SLURM, "launch.slurm.file_jobs=3", f"output={tmp_path / 'run'}")
     assert made(tmp_path / "run") == made(tmp_path / "local") != {}
 
     def jobs():

@@ -26,6 +26,7 @@ from xelm_nemo.stages.rows import row
 from xelm_nemo.stages.run import Run, settled
 
 PENDING, RUNNING = Queued("PENDING", "Priority", ""), Queued("RUNNING", "None", "n0")
+HELD_BY_USER, HELD_BY_ADMIN = (Queued("PENDING", reason, "") for reason in ("JobHeldUser", "JobHeldAdmin"))
 FAILED, NODE_FAIL = Queued("FAILED", "NonZeroExitCode", "n0"), Queued("NODE_FAIL", "NodeDown", "n1")
 
 
@@ -287,6 +288,8 @@ def fresh(state):
         (state(), {}),  # it lives, whatever SLURM has forgotten
         (state(), None),
         (None, {"41_3": PENDING}),
+        (None, {"41_3": HELD_BY_USER}),
+        (state(age=60), {"41_3": HELD_BY_ADMIN}),
         (None, None),  # SLURM is down: nothing is known, nothing is concluded
         (state(End("preempted", 75, again=True)), {"41_3": PENDING}),
         (state(End("preempted", 75)), {"41_3": RUNNING}),  # its script has not yet put it back
@@ -326,9 +329,10 @@ def test_job_that_nobody_knows_any_more_has_failed(followed):
     assert "no longer known" in fate(job, None, {})
 
 
-def test_job_that_slurm_put_back_and_holds_is_let_go(tmp_path, monkeypatch):
+def test_job_that_slurm_put_back_and_holds_is_let_go_but_none_that_people_hold(tmp_path, monkeypatch):
     """What a controller does with a job that it started twice."""
     held = Queued("PENDING", "launch failed requeued held", "")
+    assert not HELD_BY_USER.is_held and not HELD_BY_ADMIN.is_held
     done, released = End("finished", 0), []
 
     def release(job):
@@ -373,6 +377,7 @@ RECORD = {"job": "41_3", "folder": "", "submitted": 0.0}
         (None, None, None, "waiting"),
         (None, RECORD, None, "pending"),
         (None, RECORD, {"41_3": PENDING}, "pending"),
+        (None, RECORD, {"41_3": HELD_BY_USER}, "pending"),
         (None, RECORD, {"41_3": RUNNING}, "starting"),
         (None, RECORD, {"41_3": FAILED}, "failed"),
         (state(), RECORD, {"41_3": RUNNING}, "running"),
@@ -381,6 +386,7 @@ RECORD = {"job": "41_3", "folder": "", "submitted": 0.0}
         (state(age=60), None, None, "stopped"),
         (state(age=60), RECORD, {"41_3": RUNNING}, "silent"),
         (state(age=60), RECORD, {"41_3": PENDING}, "pending"),
+        (state(age=60), RECORD, {"41_3": HELD_BY_ADMIN}, "pending"),
         (state(age=60), RECORD, {"41_3": NODE_FAIL}, "lost"),
         (state(End("killed", 137)), RECORD, {"41_3": RUNNING}, "starting"),
         (state(End("killed", 137, again=True)), RECORD, None, "pending"),

@@ -14,10 +14,10 @@ NOT_RUN = "not run here: the slurm tests"
 def ci(tmp_path):
     """Run `.ci/run` where some of make's words fail: exit code, the words asked for, and the last line."""
 
-    def run(*failing):
-        cases = "|".join(failing) or "none"
-        make, asked = tmp_path / "make", tmp_path / "asked"
-        make.write_text(f'#!/bin/sh\necho "$1" >> {asked}\ncase "$1" in {cases}) exit 2;; esac\n')
+    def run(*failing, once=False):
+        cases, make, asked = "|".join(failing) or "none", tmp_path / "make", tmp_path / "asked"
+        fails = f"[ $(grep -cx -- $1 {asked}) -gt 1 ] || exit 2" if once else "exit 2"
+        make.write_text(f'#!/bin/sh\necho "$1" >> {asked}\ncase "$1" in {cases}) {fails};; esac\n')
         make.chmod(0o755)
         path = f"{tmp_path}:{os.environ['PATH']}"
         done = subprocess.run(
@@ -44,3 +44,9 @@ def test_machine_that_cannot_have_slurm_passes_and_says_so_last(ci):
 def test_what_fails_fails_the_whole(ci, word):
     code, asked, _ = ci(word)
     assert code != 0 and asked[-1] == word
+
+
+def test_tests_on_slurm_have_a_second_try_alone(ci):
+    code, asked, _ = ci("test-slurm", once=True)
+    assert code == 0 and asked[-3:] == ["test-slurm", "test-slurm", "test-nemo"]
+    assert ci("test-slow", once=True)[0] != 0

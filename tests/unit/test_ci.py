@@ -16,6 +16,7 @@ def ci(tmp_path):
 
     def run(*failing, once=False):
         cases, make, asked = "|".join(failing) or "none", tmp_path / "make", tmp_path / "asked"
+        asked.unlink(missing_ok=True)
         fails = f"[ $(grep -cx -- $1 {asked}) -gt 1 ] || exit 2" if once else "exit 2"
         make.write_text(f'#!/bin/sh\necho "$1" >> {asked}\ncase "$1" in {cases}) {fails};; esac\n')
         make.chmod(0o755)

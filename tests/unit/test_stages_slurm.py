@@ -348,6 +348,26 @@ def test_job_that_slurm_put_back_and_holds_is_let_go_but_none_that_people_hold(t
     assert set(released) == {"41_3"}
 
 
+def test_job_that_slurm_holds_again_and_again_fails_with_its_reason(tmp_path, monkeypatch):
+    held = Queued("PENDING", "launch failed requeued held", "")
+    released = []
+    monkeypatch.setattr(follow, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(follow, "_QUEUE_SECONDS", 0.02)
+    monkeypatch.setattr(follow.slurm, "queue", lambda: {"41_3": held})
+    monkeypatch.setattr(follow.slurm, "release", lambda job: not released.append(job))
+    job = Followed("expert3", "41_3", tmp_path, releases=follow.MAX_RELEASES)
+    assert fate(job, None, {"41_3": held}) is None  # the last release may not have come through yet
+    with pytest.raises(LaunchError, match=r"expert3: SLURM holds job 41_3 again .*launch failed requeued held"):
+        follow.follow([Followed("expert3", "41_3", tmp_path)])
+    assert released == ["41_3"] * follow.MAX_RELEASES
+
+
+def test_releases_of_a_job_that_lived_in_between_do_not_add_up():
+    job = Followed("expert3", "41_3", Path("none"), releases=follow.MAX_RELEASES)
+    assert fate(job, fresh(state(None)), {}) is None
+    assert job.releases == 0
+
+
 def test_jobs_that_failed_are_named_in_one_line_with_what_they_said(tmp_path, monkeypatch):
     monkeypatch.setattr(follow.slurm, "queue", dict)
     for name, end in {

@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 _POLL_SECONDS = 1.0
 _QUEUE_SECONDS = 5.0  # between two questions to the controller
 SETTLE_SECONDS = 30.0  # so long SLURM may say that a job is gone before that is believed
+MAX_RELEASES = 3  # of a job that SLURM holds, with no life of it in between: its node cannot start it
 
 
 @dataclass
@@ -32,6 +33,8 @@ class Followed:
         folder: with its state.
         is_done: whether what it makes is there, where that can be known better than from its state.
         gone_since: when SLURM first said that it neither runs nor waits; None when it last said otherwise.
+        releases: how often it was let go, since it last lived, after SLURM had put it back and held it.
+        is_given_up: whether SLURM held it once more after the last release that it gets.
     """
 
     name: str
@@ -39,6 +42,8 @@ class Followed:
     folder: Path
     is_done: Callable[[], bool] = lambda: False
     gone_since: float | None = None
+    releases: int = 0
+    is_given_up: bool = False
 
 
 def follow(jobs: Sequence[Followed], on_tick: Callable[[], None] = lambda: None) -> None:
@@ -74,7 +79,12 @@ def follow(jobs: Sequence[Followed], on_tick: Callable[[], None] = lambda: None)
 def _release(jobs: Sequence[Followed], queued: dict[str, Queued]) -> None:
     for job in jobs:
         here = queued.get(job.job or "")
-        if here and here.is_held and slurm.release(str(job.job)):
+        if not here or not here.is_held:
+            continue
+        if job.releases >= MAX_RELEASES:
+            job.is_given_up = True
+        elif slurm.release(str(job.job)):
+            job.releases += 1
             logger.info("%s: SLURM held job %s (%s); released", job.name, job.job, here.reason)
 
 
@@ -86,7 +96,7 @@ def fate(job: Followed, state: State | None, queued: dict[str, Queued] | None) -
     if own and own.end and own.end.again is False:
         return own.end.message or own.end.reason
     if own and own.end is None and not own.is_silent:
-        job.gone_since = None
+        job.gone_since, job.releases = None, 0
         return None
     return _fate_by_queue(job, queued)
 
@@ -95,6 +105,8 @@ def _fate_by_queue(job: Followed, queued: dict[str, Queued] | None) -> str | Non
     if queued is None:
         return None
     here = queued.get(job.job or "")
+    if here and here.is_held and job.is_given_up:
+        return f"SLURM holds job {job.job} again after {job.releases} releases ({here.reason}); see to its node"
     if here and here.is_active:
         job.gone_since = None
         return None

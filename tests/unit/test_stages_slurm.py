@@ -357,7 +357,7 @@ def test_job_that_slurm_holds_again_and_again_fails_with_its_reason(tmp_path, mo
     monkeypatch.setattr(follow.slurm, "release", lambda job: not released.append(job))
     job = Followed("expert3", "41_3", tmp_path, releases=follow.MAX_RELEASES)
     assert fate(job, None, {"41_3": held}) is None  # the last release may not have come through yet
-    with pytest.raises(LaunchError, match=r"expert3: SLURM holds job 41_3 again .*launch failed requeued held"):
+    with pytest.raises(LaunchError, match=r"expert3: SLURM holds job 41_3 .*launch failed requeued"):
         follow.follow([Followed("expert3", "41_3", tmp_path)])
     assert released == ["41_3"] * follow.MAX_RELEASES
 

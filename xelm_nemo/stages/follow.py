@@ -106,7 +106,7 @@ def _fate_by_queue(job: Followed, queued: dict[str, Queued] | None) -> str | Non
         return None
     here = queued.get(job.job or "")
     if here and here.is_held and job.is_given_up:
-        return f"SLURM holds job {job.job} again after {job.releases} releases ({here.reason}); see to its node"
+        return f"SLURM holds job {job.job} again ({here.reason}); see to its node"
     if here and here.is_active:
         job.gone_since = None
         return None

@@ -17,6 +17,7 @@ from xelm_nemo.corpus.tokenizer import train_tokenizer
 from xelm_nemo.log import METRICS, read_metrics
 from xelm_nemo.model.config import SparseConfig
 
+TASKS = ["tasks=[xnli]", "evaluation.task_data=sample"]
 SPARSE = [*SMALL, "upcycle.enabled=true", "upcycle.num_moe_experts=4", "upcycle.train_iters=4"]
 
 
@@ -88,6 +89,13 @@ def test_experts_made_one_model_can_be_trained_on(trained, mixed, tmp_path):
     assert facts.consumed_tokens == load_facts(mixed).consumed_tokens + 4 * 8 * 32
 
 
+def test_sparse_experts_are_not_scored_by_tasks_which_need_an_export(trained, mixed, tmp_path, capsys):
+    on = [*SMALL, "clustering=random", "clustering.num_clusters=1", "dense.enabled=false", *TASKS]
+    seed = ["seed_model.train_iters=0", "seed_model.source=model", f"seed_model.path={mixed}"]
+    said = refuse(capsys, *on, *seed, "finish_with=[]", f"output={tmp_path / 'run'}")
+    assert "models with moe_experts are not exported; leave it out" in said
+
+
 def test_a_sparse_seed_model_is_not_upcycled_again(mixed, tmp_path, capsys):
     seed = ["seed_model.train_iters=0", "seed_model.source=model", f"seed_model.path={mixed}"]
     said = refuse(capsys, *SPARSE, *seed, f"output={tmp_path}")
@@ -135,6 +143,12 @@ def test_evaluation_puts_models_made_of_the_experts_into_the_same_table(trained,
     assert result["training_tokens"]["btx"] == result["training_tokens"]["dense"]
     flops = {name: cost["flops_per_token"] for name, cost in result["costs"].items()}
     assert flops["averaged"] == flops["dense"] < flops["btx"] < flops["upcycled"] < flops["ensemble"]
+
+
+def test_names_of_baselines_are_kept_for_them_where_there_are_none(trained, mixed, capsys):
+    further = f"+evaluation.models.upcycled={mixed}"
+    said = refuse(capsys, *SMALL, f"output={trained}", further, verb="evaluate")
+    assert "evaluation.models.upcycled has the name of a model of the run" in said
 
 
 @pytest.mark.parametrize(

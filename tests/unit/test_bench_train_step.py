@@ -87,7 +87,7 @@ def test_a_sparse_model_is_measured_beside_dense_ones(tmp_path):
         ),
         ("num_moe_experts=1", "moe_router_topk=2 is more than upcycle.num_moe_experts=1"),
         ("num_moe_experts=4 precision=fp8_delayed", "does not go with FP8; use precision=bf16"),
-        ("num_moe_experts=4 moe_capacities=some", "write numbers or null, such as 1.0,null"),
+        ("num_moe_experts=4 moe_capacities=some", "write numbers above 0 or null, such as 1.0,null"),
         ("steps=many", "steps takes a number"),
         ("speed=1", "means nothing here"),
     ],

@@ -10,6 +10,8 @@ from tests.helpers import fp8_weights
 from tests.helpers.megatron_cpu import Workshop, checkpoint_tensors, losses
 from tests.helpers.weights import assert_same_tensors
 from xelm_nemo.checkpoint.masters import is_matrix
+from xelm_nemo.config.compose import compose
+from xelm_nemo.config.schema import differing_keys
 from xelm_nemo.expert import loop
 from xelm_nemo.expert.job import TrainJob
 from xelm_nemo.files import read_json
@@ -21,6 +23,11 @@ SHAPE = ModelConfig(
 GATHER = {"fp8": FP8Config(param_gather=True)}  # of no recipe: it is the stand-in that rounds
 LENGTH = {"dtype": "bf16", "train_iters": 4, "save_interval": 2, "keep_best": True}
 MASTER = "optimizer.state.param."
+
+
+def test_where_weights_are_kept_makes_no_other_run():
+    words = ["+experiment=udhr", "precision=fp8_delayed"]
+    assert differing_keys(compose(words), compose([*words, "precision.fp8.param_gather=true"])) == []
 
 
 @pytest.fixture

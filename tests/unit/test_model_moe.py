@@ -79,3 +79,18 @@ def test_together_moe_experts_give_the_same_outputs_and_gradients(activation):
     assert found[0].keys() == found[1].keys()
     for name, expected in found[0].items():
         torch.testing.assert_close(found[1][name], expected, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_forgotten_steps_are_not_in_the_balance():
+    from xelm_nemo.model.gpt import build_model
+    from xelm_nemo.model.moe import forget_balance, gate_balance
+
+    shape = SparseConfig(**SIZES, num_moe_experts=4, moe_expert_capacity_factor=None)
+    with parallel.model_parallel():
+        model = build_model(shape, ParallelConfig(), vocab_size=64, dtype=torch.float32).train()
+        tokens = torch.randint(64, (2, 8))
+        model(tokens, None, None, labels=tokens)
+        forget_balance(model)
+        assert gate_balance(model, tensor_model_parallel_size=1) == {}
+        model(tokens, None, None, labels=tokens)
+        assert gate_balance(model, tensor_model_parallel_size=1)["moe_load_max"] >= 1

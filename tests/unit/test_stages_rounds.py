@@ -28,6 +28,7 @@ from xelm_nemo.stages.jobs import (
 from xelm_nemo.stages.models import models_table
 from xelm_nemo.stages.rounds import ancestors_tokens
 from xelm_nemo.stages.rows import models
+from xelm_nemo.stages.run import settled
 from xelm_nemo.stages.train import TRAIN
 
 
@@ -108,6 +109,21 @@ def test_tokens_of_a_model_that_is_trained_on_count_once_in_a_set_and_a_seed_mod
     leaves = all_rounds(run)[-1]
     assert dense_job(run).tokens_before == sum(job.tokens_before for job in leaves) == before
     assert len({job.tokens_before for job in leaves}) <= 2
+
+
+def test_models_are_known_when_what_their_seed_was_taken_from_is_gone(tmp_path):
+    facts = ModelFacts(ModelConfig(), 300, "fp32", "none", consumed_tokens=1001, name="upcycled")
+    run = opened(tmp_path, "seed_model.source=model", f"seed_model.path={tmp_path / 'gone'}")
+    with artifacts.build(run.seed_init, Recipe("model", {})) as part:
+        write_facts(part, facts)
+    assert sum(job.tokens_before for job in all_rounds(run)[-1]) == 1001
+    assert run.sized.model == ModelConfig()
+
+
+def test_finished_model_to_go_on_from_is_found_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = settled(compose([*TREE, "seed_model.source=model", "seed_model.path=btx"]))
+    assert config.seed_model.path == str(tmp_path / "btx")
 
 
 @pytest.mark.parametrize("seed, seeds", [(7, [7, 8, 9]), (2**32 - 1, [2**32 - 1, 0, 1])])

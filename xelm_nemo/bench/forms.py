@@ -54,8 +54,12 @@ _COUNTS = {"parameters": num_parameters, "active_parameters": active_parameters}
 def _sparse(shape: ModelConfig, num_moe_experts: int, capacity: str) -> SparseConfig:
     try:
         factor = None if capacity == "null" else float(capacity)
+        if factor is not None and not factor > 0:
+            raise ValueError
     except ValueError:
-        raise ConfigError(f"moe_capacities={capacity!r}: write numbers or null, such as 1.0,null.") from None
+        raise ConfigError(
+            f"moe_capacities={capacity!r}: write numbers above 0 or null, such as 1.0,null."
+        ) from None
     settings: Any = {"num_moe_experts": num_moe_experts, "moe_expert_capacity_factor": factor}
     return SparseConfig(**dataclasses.asdict(shape), **settings)
 

@@ -96,9 +96,8 @@ def _let_go_of_models() -> None:
 
 
 def _is_dispatcher(found: Any) -> bool:
-    return issubclass(
-        type(found), MoETokenDispatcher
-    )  # isinstance() asks what is gone, if it is a proxy of that
+    # isinstance() would ask an object that is gone, if what is found is a proxy of it.
+    return issubclass(type(found), MoETokenDispatcher)
 
 
 def _timed(step: Step) -> tuple[float, float]:

@@ -136,9 +136,8 @@ def load_weights(model: DecoderModel, folder: Path, *, by_all_ranks: bool = True
 def _weights(model: DecoderModel) -> dict[str, Any]:
     """The sharded state dict without FP8 scales, which differ between layer implementations."""
     state = model.sharded_state_dict(prefix=KEY_PREFIX)
-    return {
-        key: value for key, value in state.items() if "_extra_state" not in key
-    }  # moe_experts number theirs
+    # moe_experts number theirs: _extra_state0 and so on
+    return {key: value for key, value in state.items() if "_extra_state" not in key}
 
 
 # --- Training states ------------------------------------------------------------------------------

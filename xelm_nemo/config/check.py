@@ -229,6 +229,10 @@ def _sparse(config: RunConfig) -> list[str]:
         ]
     shape = config.upcycled_shape if config.upcycle.enabled else config.model
     problems = sparse_problems(shape, config.parallel)
+    if isinstance(config.model, SparseConfig) and config.tasks:
+        problems.append(
+            "tasks score exported experts, and models with moe_experts are not exported; leave it out"
+        )
     if isinstance(shape, SparseConfig) and config.precision.fp8.is_used:
         problems.append("precision.fp8 is not for models with moe_experts; set precision=bf16")
     return problems

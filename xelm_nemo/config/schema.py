@@ -24,6 +24,7 @@ FREE_KEYS = (
     "dry_run",
     "launch",
     "parallel",
+    "precision.fp8.param_gather",  # the masters are the same
     "checkpoint",
     "evaluation",
     "tasks",

@@ -31,7 +31,7 @@ from xelm_nemo.expert.traces import Traces
 from xelm_nemo.expert.watchdog import Watchdog
 from xelm_nemo.files import write_json
 from xelm_nemo.model.documents import mask_problem
-from xelm_nemo.model.moe import gate_balance
+from xelm_nemo.model.moe import forget_balance, gate_balance
 from xelm_nemo.parallel import Layout
 
 log = logging.getLogger(__name__)
@@ -233,6 +233,7 @@ class Trainer:
             f"{self.job.name}: the gradient norm is {grad_norm} at iteration {self.iteration}",
         )
         self.bad_steps += 1
+        forget_balance(self.core)  # what gates have counted is of numbers that were none
         path = Path(job.folder) / BAD_STEPS / f"iter_{self.iteration:07d}.json"
         if self.layout.rank == 0:
             found = {"iteration": self.iteration, "grad_norm": str(grad_norm), "loss": str(float(loss))}

@@ -85,8 +85,9 @@ def update(optimizer: Any) -> float:
     norm = float(optimizer.get_grad_norm())
     if math.isfinite(norm):
         for part in optimizer.chained_optimizers:
-            if part.config.clip_grad > 0:
-                clip_grad_by_total_norm_fp32(part.get_parameters(), part.config.clip_grad, norm)
+            parameters = part.get_parameters()  # none of moe_experts in a stage that has none
+            if part.config.clip_grad > 0 and parameters:
+                clip_grad_by_total_norm_fp32(parameters, part.config.clip_grad, norm)
         optimizer.step_with_ready_grads()
     return norm
 

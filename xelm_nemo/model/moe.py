@@ -111,6 +111,12 @@ def mend_layers(model: nn.Module) -> None:
             parameter.tensor_model_parallel = True
 
 
+def forget_balance(model: nn.Module) -> None:
+    """Begin new tallies, without the steps since the last look."""
+    for layer in _sparse_layers(model):
+        layer.router.forget()
+
+
 def _sparse_layers(model: nn.Module) -> list[Any]:
     return [layer for layer in model.modules() if isinstance(layer, MoELayer)]
 

@@ -8,6 +8,7 @@ from xelm_nemo.artifacts import Recipe
 from xelm_nemo.config.compose import from_yaml
 from xelm_nemo.errors import ArtifactError
 from xelm_nemo.generation.folder import write_set
+from xelm_nemo.model.config import SparseConfig
 from xelm_nemo.stages.run import CONFIG, Run
 
 SET_NAME = "ensemble"
@@ -37,7 +38,13 @@ def ensemble_set(run: Run) -> Path:
         ConfigError: the experts do not go together.
     """
     experts = [run.export / f"expert{cluster}" for cluster in range(run.config.clustering.num_clusters)]
-    if missing := [expert.name for expert in experts if not expert.is_dir()]:
+    missing = [expert.name for expert in experts if not expert.is_dir()]
+    if missing and isinstance(run.sized.model, SparseConfig):
+        raise ArtifactError(
+            f"{run.folder} has experts with moe_experts, which are not exported; "
+            "`python -m xelm_nemo.evaluate` scores them."
+        )
+    if missing:
         raise ArtifactError(
             f"{run.export} lacks {', '.join(missing)}; run `python -m xelm_nemo.export source={run.experts} "
             f"output={run.export}` first."

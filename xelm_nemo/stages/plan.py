@@ -19,7 +19,7 @@ from xelm_nemo.errors import ArtifactError, CheckpointError, ConfigError, Corpus
 from xelm_nemo.model.documents import mask_problem
 from xelm_nemo.model.layers import NO_FP8_HERE, has_fp8
 from xelm_nemo.stages import tasks
-from xelm_nemo.stages.jobs import expert_job
+from xelm_nemo.stages.jobs import UPCYCLED, expert_job
 from xelm_nemo.stages.memory import memory_lines
 from xelm_nemo.stages.models import models_table
 from xelm_nemo.stages.rounds import check_base
@@ -142,7 +142,8 @@ def _experts(run: Run, stages: Collection[str]) -> list[str]:
 def _further_models(run: Run) -> list[str]:
     """What `evaluation.models` names that cannot be evaluated beside the run's own."""
     experts = {f"expert{cluster}" for cluster in range(run.config.clustering.num_clusters)}
-    own, problems = experts | {job.name for job in models(run)}, []  # a finished set's experts among them
+    # A finished set's experts are among its models, and the names of baselines are kept for them.
+    own, problems = experts | {job.name for job in models(run)} | {"dense", UPCYCLED}, []
     for name, folder in run.config.evaluation.models.items():
         if name in own or name.startswith("ensemble"):
             problems.append(f"evaluation.models.{name} has the name of a model of the run; give it another")

@@ -50,7 +50,7 @@ class Run:
             found = load_facts(next(iter(inherited(self).values())).model).shape
         elif self.config.seed_model.source == "random":
             return self.config
-        elif self.config.seed_model.source == "model":
+        elif self.config.seed_model.source == "model" and not (self.seed_init / FACTS).is_file():
             found = load_facts(source).shape
         elif self.config.seed_model.source == "hf" and source.is_dir():
             found = read_shape(source)
@@ -226,8 +226,12 @@ def _opened(folder: str) -> Run:
 def settled(config: RunConfig) -> RunConfig:
     """The configuration with what is left open decided, so that it means the same wherever it is read again.
 
-    `precision.params_dtype=auto` is as the run began, else by the device; `rounds.base` is from the root.
+    `precision.params_dtype=auto` is as the run began, else by the device; `rounds.base` is from the root, and
+    so is `seed_model.path` where it is a finished model's.
     """
+    if config.seed_model.source == "model":
+        path = str(Path(str(config.seed_model.path)).resolve())
+        config = dataclasses.replace(config, seed_model=dataclasses.replace(config.seed_model, path=path))
     if config.rounds.base is not None:
         base = str(Path(config.rounds.base).resolve())
         config = dataclasses.replace(config, rounds=dataclasses.replace(config.rounds, base=base))

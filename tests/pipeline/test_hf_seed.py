@@ -93,6 +93,7 @@ def test_what_the_seed_model_cannot_do_is_said_before_anything_is_written(
 
 def test_folder_that_is_no_checkpoint_is_named_before_anything_is_written(capsys, tmp_path):
     (tmp_path / "empty").mkdir()
-    code, _, error = here(capsys, *arguments(tmp_path / "empty", tmp_path / "run"))
-    assert code == 2 and "empty' has no config.json that can be read" in error
-    assert not (tmp_path / "run").exists()
+    for further in ([], [f"+evaluation.models.other={tmp_path / 'empty'}"]):
+        code, _, error = here(capsys, *arguments(tmp_path / "empty", tmp_path / "run"), *further)
+        assert code == 2 and "empty' has no config.json that can be read" in error
+        assert not (tmp_path / "run").exists()

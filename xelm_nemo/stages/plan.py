@@ -50,8 +50,10 @@ def check_places(run: Run, stages: Sequence[Stage]) -> None:
     names = {stage.name for stage in stages}
     check_base(run)
     problems = [*_corpus(run, names), *_assignment(run), *_experts(run, names), *_machine(run, names)]
-    problems += [*tasks.problems(run), *_further_models(run)] if "evaluate" in names else []
+    problems += tasks.problems(run) if "evaluate" in names else []
     problems += _sources(run, names, doubt=bool(problems))
+    # Last, for what the run's own models are called is known only where its sources can be read.
+    problems += _further_models(run) if "evaluate" in names and not problems else []
     if problems:
         raise ConfigError("; ".join(problems) + ".")
 

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="its ranks are
 LAYOUTS = {
     "dp2": ParallelConfig(data_parallel_size=2),
     "tp2_sp": ParallelConfig(tensor_model_parallel_size=2, sequence_parallel=True),
-    "pp2": ParallelConfig(pipeline_model_parallel_size=2),  # both have the words, each with masters of its own
+    "pp2": ParallelConfig(pipeline_model_parallel_size=2),  # both have words, and masters of them
 }
 MASTER = "optimizer.state.param."
 

@@ -9,7 +9,7 @@ Shape letters: E experts, T tokens, V vocabulary (padding columns may follow it 
 
 import torch
 
-from xelm_kernels.expert_rows import expert_rows, launch_slices, lse_of_slices
+from xelm_kernels.expert_rows import expert_rows, launch_on_slices, lse_of_slices
 from xelm_kernels.optional_triton import tl, triton
 
 # --- Reference -----------------------------------------------------------------
@@ -111,25 +111,9 @@ def mix_rows(lse_ET, picked_ET, log_w_TE):
 
 
 def _launch(logits_ETV, log_w_TE, target_T, vocab_size=None):
+    out_T = torch.empty(logits_ETV.shape[1], dtype=torch.float32, device=logits_ETV.device)
     logits_ETV = logits_ETV[..., :vocab_size]
-    E, T, V = logits_ETV.shape
-    logits_ETV = logits_ETV if logits_ETV.stride(-1) == 1 else logits_ETV.contiguous()
-    log_w_TE = log_w_TE.float().contiguous()
-    out_T = torch.empty(T, dtype=torch.float32, device=logits_ETV.device)
-    if T > 0:  # a grid may not be empty
-        parts = launch_slices(logits_ETV, log_w_TE)
-        _log_prob_kernel[(T,)](
-            logits_ETV,
-            log_w_TE,
-            target_T.contiguous(),
-            parts,
-            out_T,
-            *(T, V, logits_ETV.stride(0), logits_ETV.stride(1), parts.shape[-1]),
-            E=E,
-            BLOCK_E=triton.next_power_of_2(E),
-            BLOCK_S=triton.next_power_of_2(parts.shape[-1]),
-            num_warps=1,
-        )
+    launch_on_slices(_log_prob_kernel, logits_ETV, log_w_TE, target_T.contiguous(), out_T)
     return out_T
 
 

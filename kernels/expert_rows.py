@@ -160,28 +160,39 @@ def launch_slices(logits_ETV, log_w_TE, *, block_v=4096, blocks=4, num_warps=8):
     return parts
 
 
-def launch_expert_rows(logits_ETV, log_w_TE, target_T=None, **options):
-    """`expert_rows_plain` by kernels: slices of rows, then what they give together."""
+def launch_on_slices(kernel, logits_ETV, log_w_TE, target_T, out, *, slices=None, **constants):
+    """`launch_slices`, and behind it a kernel of what they give together, a program for each token."""
     E, T, V = logits_ETV.shape
+    if T == 0:  # a grid may not be empty
+        return
     logits_ETV = logits_ETV if logits_ETV.stride(-1) == 1 else logits_ETV.contiguous()
     log_w_TE = log_w_TE.float().contiguous()
+    parts = launch_slices(logits_ETV, log_w_TE, **slices or {})
+    kernel[(T,)](
+        logits_ETV,
+        log_w_TE,
+        target_T,
+        parts,
+        out,
+        *(T, V, logits_ETV.stride(0), logits_ETV.stride(1), parts.shape[-1]),
+        E=E,
+        BLOCK_E=triton.next_power_of_2(E),
+        BLOCK_S=triton.next_power_of_2(parts.shape[-1]),
+        num_warps=1,
+        **constants,
+    )
+
+
+def launch_expert_rows(logits_ETV, log_w_TE, target_T=None, **slices):
+    """`expert_rows_plain` by kernels: slices of rows, then what they give together."""
+    E, T, _ = logits_ETV.shape
     out_2ET = torch.empty(2, E, T, dtype=torch.float32, device=logits_ETV.device)
-    if T > 0:  # a grid may not be empty
-        parts = launch_slices(logits_ETV, log_w_TE, **options)
-        _rows_kernel[(T,)](
-            logits_ETV,
-            log_w_TE,
-            log_w_TE if target_T is None else target_T.contiguous(),
-            parts,
-            out_2ET,
-            *(T, V, logits_ETV.stride(0), logits_ETV.stride(1), parts.shape[-1]),
-            E=E,
-            HAS_TARGET=target_T is not None,
-            BLOCK_E=triton.next_power_of_2(E),
-            BLOCK_S=triton.next_power_of_2(parts.shape[-1]),
-            num_warps=1,
-        )
-    return out_2ET[0], None if target_T is None else out_2ET[1]
+    has_target = target_T is not None
+    target_T = target_T.contiguous() if has_target else log_w_TE  # which is then not read
+    launch_on_slices(
+        _rows_kernel, logits_ETV, log_w_TE, target_T, out_2ET, slices=slices, HAS_TARGET=has_target
+    )
+    return out_2ET[0], out_2ET[1] if has_target else None
 
 
 # --- Public --------------------------------------------------------------------

@@ -5,6 +5,8 @@ import contextlib
 import torch
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 
+from tests.helpers import megatron_cpu
+from tests.helpers.weights import assert_same_tensors
 from xelm_nemo.checkpoint import store
 from xelm_nemo.checkpoint.masters import is_matrix
 
@@ -41,9 +43,24 @@ def as_fp8(tensor):
     return tensor.to(torch.float8_e4m3fn).to(tensor.dtype)
 
 
+def masters(folder, iteration):
+    """Name -> float32 master weight, of a job's checkpoint."""
+    return megatron_cpu.optimizer_state(folder, iteration, "param")
+
+
+def model_weights(folder):
+    """Name -> weight, of a model folder."""
+    tensors = megatron_cpu.checkpoint_tensors(folder / "weights")
+    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+
+
+def assert_model_is_the_masters(folder, iteration):
+    """Fail unless a job's finished model is its last checkpoint's masters, rounded to BF16."""
+    rounded = {name: tensor.bfloat16() for name, tensor in masters(folder, iteration).items()}
+    assert_same_tensors(model_weights(folder / "model"), rounded)
+
+
 def train_in_turn(folders, ports):
     """What each rank does: train jobs one after another, with weights so."""
-    from tests.helpers import megatron_cpu
-
     with weights_in_fp8():
         megatron_cpu.train_in_turn(folders, ports)

@@ -241,11 +241,16 @@ def checkpoint_tensors(folder):
     }
 
 
-def gradients(job_folder, iteration):
-    """Parameter -> its gradient in a step of a job that trained without momentum."""
-    mark = "optimizer.state.exp_avg."
+def optimizer_state(job_folder, iteration, kind):
+    """Parameter -> what a job's checkpoint has of it: "param", its master, or Adam's "exp_avg"."""
+    mark = f"optimizer.state.{kind}."
     tensors = checkpoint_tensors(job_folder / f"checkpoints/iter_{iteration:07d}")
     return {name.removeprefix(mark): tensor for name, tensor in tensors.items() if name.startswith(mark)}
+
+
+def gradients(job_folder, iteration):
+    """Parameter -> its gradient in a step of a job that trained without momentum."""
+    return optimizer_state(job_folder, iteration, "exp_avg")
 
 
 def relative_errors(found, expected):

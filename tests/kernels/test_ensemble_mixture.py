@@ -1,17 +1,13 @@
 import pytest
 import torch
 
-from tests.helpers.numerics import assert_as_accurate
+from tests.helpers.numerics import MASKED_LANES, assert_as_accurate
 from xelm_kernels import ensemble_mixture as op
 
 # E, T, V: one, odd, power of two, past a block, past a slice
 SHAPES = [(1, 1, 1), (2, 5, 257), (4, 3, 1024), (3, 7, 5000), (3, 2, 40_000)]
 INF = float("inf")
-# Of numpy under the interpreter, in lanes that are thrown away.
-pytestmark = [
-    pytest.mark.filterwarnings(f"ignore:{what}:RuntimeWarning")
-    for what in ("divide by zero encountered in log", "invalid value encountered in subtract")
-]
+pytestmark = MASKED_LANES
 
 
 @pytest.fixture(autouse=True)

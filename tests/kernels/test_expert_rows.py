@@ -1,14 +1,11 @@
 import pytest
 import torch
 
+from tests.helpers.numerics import MASKED_LANES
 from xelm_kernels import expert_rows as op
 
 INF = float("inf")
-# Of numpy under the interpreter, in lanes that are thrown away.
-pytestmark = [
-    pytest.mark.filterwarnings(f"ignore:{what}:RuntimeWarning")
-    for what in ("divide by zero encountered in log", "invalid value encountered in subtract")
-]
+pytestmark = MASKED_LANES
 
 
 @pytest.fixture(autouse=True)

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from tests.helpers import fp8_weights
-from tests.helpers.megatron_cpu import Workshop, checkpoint_tensors, free_ports, losses, moved, on_ranks
-from tests.helpers.weights import assert_same_tensors
+from tests.helpers.megatron_cpu import Workshop, free_ports, losses, moved, on_ranks
 from tests.parallel.test_layouts import SHAPE
 from xelm_nemo.model.config import FP8Config, ParallelConfig
 
@@ -15,7 +14,6 @@ LAYOUTS = {
     "tp2_sp": ParallelConfig(tensor_model_parallel_size=2, sequence_parallel=True),
     "pp2": ParallelConfig(pipeline_model_parallel_size=2),  # both have words, and masters of them
 }
-MASTER = "optimizer.state.param."
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +32,7 @@ def folders(tmp_path_factory):
 
 @pytest.mark.parametrize("name", [*LAYOUTS, "moved"])
 def test_finished_model_is_the_masters_of_all_ranks_in_bf16(folders, name):
-    tensors = checkpoint_tensors(folders[name] / "checkpoints/iter_0000003")
-    masters = {key.removeprefix(MASTER): t.bfloat16() for key, t in tensors.items() if key.startswith(MASTER)}
-    found = checkpoint_tensors(folders[name] / "model/weights")
-    assert_same_tensors({key.removeprefix("module."): tensor for key, tensor in found.items()}, masters)
+    fp8_weights.assert_model_is_the_masters(folders[name], 3)
 
 
 @pytest.mark.parametrize("name", [*LAYOUTS, "moved"])

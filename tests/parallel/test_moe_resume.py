@@ -7,23 +7,14 @@ import torch
 
 from tests.helpers import megatron_cpu
 from tests.helpers.megatron_cpu import Workshop, checkpoint_tensors, losses, moved, relative_errors
+from tests.parallel.test_layouts import SHAPE as DENSE
 from xelm_nemo.artifacts import Recipe
 from xelm_nemo.expert.job import TrainJob
 from xelm_nemo.merge.upcycle import GateStart, sparse_shape, upcycle_models
-from xelm_nemo.model.config import ModelConfig, ParallelConfig
+from xelm_nemo.model.config import ParallelConfig
 
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="compares CPU ranks; CUDA_VISIBLE_DEVICES= hides the GPUs from them"
-)
-DENSE = ModelConfig(
-    num_layers=2,
-    hidden_size=32,
-    ffn_hidden_size=64,
-    num_attention_heads=4,
-    max_position_embeddings=64,
-    init_method_std=0.2,  # large, so that every layer shows in the loss
-    hidden_dropout=0.0,
-    attention_dropout=0.0,
 )
 
 

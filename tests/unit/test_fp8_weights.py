@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.helpers import fp8_weights
+from tests.helpers.fp8_weights import assert_model_is_the_masters, masters, model_weights
 from tests.helpers.megatron_cpu import Workshop, checkpoint_tensors, losses
 from tests.helpers.weights import assert_same_tensors
 from xelm_nemo.checkpoint.masters import is_matrix
@@ -22,7 +23,6 @@ SHAPE = ModelConfig(
 )
 GATHER = {"fp8": FP8Config(param_gather=True)}  # of no recipe: it is the stand-in that rounds
 LENGTH = {"dtype": "bf16", "train_iters": 4, "save_interval": 2, "keep_best": True}
-MASTER = "optimizer.state.param."
 
 
 def test_where_weights_are_kept_makes_no_other_run():
@@ -40,18 +40,6 @@ def workshop(tmp_path):
 def train(folder, *watch, in_fp8=True):
     with fp8_weights.weights_in_fp8() if in_fp8 else contextlib.nullcontext():
         loop.train(TrainJob.load(folder), *watch)
-
-
-def masters(folder, iteration):
-    """Name -> master weight, of a job's checkpoint."""
-    tensors = checkpoint_tensors(folder / f"checkpoints/iter_{iteration:07d}")
-    return {name.removeprefix(MASTER): t for name, t in tensors.items() if name.startswith(MASTER)}
-
-
-def model_weights(folder):
-    """Name -> weight, of a model folder."""
-    tensors = checkpoint_tensors(folder / "weights")
-    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
 
 
 def test_masters_begin_as_the_seeds_weights_number_by_number(workshop, monkeypatch):
@@ -77,9 +65,8 @@ def test_masters_begin_as_the_seeds_weights_number_by_number(workshop, monkeypat
 def test_finished_model_and_the_best_one_are_the_masters_in_bf16(workshop):
     folder = workshop.job("expert0", SHAPE, **LENGTH, **GATHER)
     train(folder)
-    expected = {name: tensor.bfloat16() for name, tensor in masters(folder, 4).items()}
+    assert_model_is_the_masters(folder, 4)
     found = model_weights(folder / "model")
-    assert_same_tensors(found, expected)
     matrices = [name for name in found if is_matrix(name)]
     assert len(matrices) == 4
     assert all(not torch.equal(found[name], fp8_weights.as_fp8(found[name])) for name in matrices)

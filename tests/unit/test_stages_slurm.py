@@ -355,7 +355,7 @@ def test_job_that_slurm_holds_again_and_again_fails_with_its_reason(tmp_path, mo
     monkeypatch.setattr(follow, "_QUEUE_SECONDS", 0.02)
     monkeypatch.setattr(follow.slurm, "queue", lambda: {"41_3": held})
     monkeypatch.setattr(follow.slurm, "release", lambda job: not released.append(job))
-    job = Followed("expert3", "41_3", tmp_path, releases=follow.MAX_RELEASES)
+    job = Followed("expert3", "41_3", tmp_path, holds=follow.MAX_RELEASES)
     assert fate(job, None, {"41_3": held}) is None  # the last release may not have come through yet
     with pytest.raises(LaunchError, match=r"expert3: SLURM holds job 41_3 .*launch failed requeued"):
         follow.follow([Followed("expert3", "41_3", tmp_path)])
@@ -363,9 +363,9 @@ def test_job_that_slurm_holds_again_and_again_fails_with_its_reason(tmp_path, mo
 
 
 def test_releases_of_a_job_that_lived_in_between_do_not_add_up():
-    job = Followed("expert3", "41_3", Path("none"), releases=follow.MAX_RELEASES)
+    job = Followed("expert3", "41_3", Path("none"), holds=follow.MAX_RELEASES)
     assert fate(job, fresh(state(None)), {}) is None
-    assert job.releases == 0
+    assert job.holds == 0
 
 
 def test_jobs_that_failed_are_named_in_one_line_with_what_they_said(tmp_path, monkeypatch):

@@ -133,9 +133,10 @@ def _tensor_parallel_size(run: Run) -> int:
 
     Moe_experts are not divided by it, and documents of all lengths not by sequence parallelism.
     """
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return 1
     models = (_models(run) | _further(run)).values()
-    is_sparse = any(isinstance(load_facts(model).shape, SparseConfig) for model in models)
-    if is_sparse or int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if any(isinstance(load_facts(model).shape, SparseConfig) for model in models):
         return 1
     return run.config.parallel.tensor_model_parallel_size
 

@@ -33,8 +33,7 @@ class Followed:
         folder: with its state.
         is_done: whether what it makes is there, where that can be known better than from its state.
         gone_since: when SLURM first said that it neither runs nor waits; None when it last said otherwise.
-        releases: how often it was let go, since it last lived, after SLURM had put it back and held it.
-        is_given_up: whether SLURM held it once more after the last release that it gets.
+        holds: how often, since it last lived, SLURM has put it back and held it; the last is one too many.
     """
 
     name: str
@@ -42,8 +41,7 @@ class Followed:
     folder: Path
     is_done: Callable[[], bool] = lambda: False
     gone_since: float | None = None
-    releases: int = 0
-    is_given_up: bool = False
+    holds: int = 0
 
 
 def follow(jobs: Sequence[Followed], on_tick: Callable[[], None] = lambda: None) -> None:
@@ -81,10 +79,10 @@ def _release(jobs: Sequence[Followed], queued: dict[str, Queued]) -> None:
         here = queued.get(job.job or "")
         if not here or not here.is_held:
             continue
-        if job.releases >= MAX_RELEASES:
-            job.is_given_up = True
+        if job.holds >= MAX_RELEASES:
+            job.holds = MAX_RELEASES + 1
         elif slurm.release(str(job.job)):
-            job.releases += 1
+            job.holds += 1
             logger.info("%s: SLURM held job %s (%s); released", job.name, job.job, here.reason)
 
 
@@ -96,7 +94,7 @@ def fate(job: Followed, state: State | None, queued: dict[str, Queued] | None) -
     if own and own.end and own.end.again is False:
         return own.end.message or own.end.reason
     if own and own.end is None and not own.is_silent:
-        job.gone_since, job.releases = None, 0
+        job.gone_since, job.holds = None, 0
         return None
     return _fate_by_queue(job, queued)
 
@@ -105,7 +103,7 @@ def _fate_by_queue(job: Followed, queued: dict[str, Queued] | None) -> str | Non
     if queued is None:
         return None
     here = queued.get(job.job or "")
-    if here and here.is_held and job.is_given_up:
+    if here and here.is_held and job.holds > MAX_RELEASES:
         return f"SLURM holds job {job.job} again ({here.reason}); see to its node"
     if here and here.is_active:
         job.gone_since = None

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xelm_nemo import artifacts
-from xelm_nemo.checkpoint.facts import FACTS, load_facts
+from xelm_nemo.checkpoint.facts import load_facts
 from xelm_nemo.config.schema import RunConfig
 from xelm_nemo.errors import ArtifactError
 from xelm_nemo.expert.config import OptimConfig
@@ -189,8 +189,7 @@ def _source_tokens(run: Run) -> int:
     """What the finished model that the run's seed model is taken from was trained on since its own seed."""
     if run.base is not None or run.config.seed_model.source != "model":
         return 0
-    source = run.seed_init if (run.seed_init / FACTS).is_file() else Path(str(run.config.seed_model.path))
-    facts = load_facts(source)
+    facts = load_facts(run.finished_seed)
     return 0 if facts.name == SEED_MODEL else facts.consumed_tokens
 
 
@@ -200,9 +199,10 @@ def _tokens_before(run: Run) -> int:
     Tables begin behind the seed model, which their models have in common; where that is a finished model,
     trained further than theirs, they begin behind its seed.
     """
-    source, config = _source_tokens(run), run.sized
+    source = _source_tokens(run)
     if not source:
         return 0
+    config = run.sized
     step = config.training.global_batch_size * config.seq_length
     return source + config.seed_model.train_iters * step
 

@@ -143,6 +143,8 @@ def _experts(run: Run, stages: Collection[str]) -> list[str]:
 
 def _further_models(run: Run) -> list[str]:
     """What `evaluation.models` names that cannot be evaluated beside the run's own."""
+    if not run.config.evaluation.models:
+        return []
     experts = {f"expert{cluster}" for cluster in range(run.config.clustering.num_clusters)}
     # A finished set's experts are among its models, and the names of baselines are kept for them.
     own, problems = experts | {job.name for job in models(run)} | {"dense", UPCYCLED}, []

@@ -50,8 +50,8 @@ class Run:
             found = load_facts(next(iter(inherited(self).values())).model).shape
         elif self.config.seed_model.source == "random":
             return self.config
-        elif self.config.seed_model.source == "model" and not (self.seed_init / FACTS).is_file():
-            found = load_facts(source).shape
+        elif self.config.seed_model.source == "model":
+            found = load_facts(self.finished_seed).shape
         elif self.config.seed_model.source == "hf" and source.is_dir():
             found = read_shape(source)
         elif (self.seed_init / FACTS).is_file():
@@ -146,6 +146,13 @@ class Run:
     def round(self, number: int) -> Path:
         """The working folders of a round's experts."""
         return self.folder / "experts" / f"round{number}"
+
+    @property
+    def finished_seed(self) -> Path:
+        """With `seed_model.source=model`, where that model is: the run's copy of it, once there is one."""
+        return (
+            self.seed_init if (self.seed_init / FACTS).is_file() else Path(str(self.config.seed_model.path))
+        )
 
     @property
     def upcycled_init(self) -> Path:

@@ -151,12 +151,13 @@ def thread_start() -> Callable[[], None]:
     return functools.partial(torch.cuda.set_device, torch.cuda.current_device())
 
 
-def sent(array: NDArray[Any]) -> torch.Tensor:
-    """A copy on this process's device, without waiting for it."""
-    block = torch.from_numpy(array)
-    if has_cuda():  # from other pages CUDA copies only when all that it was told before is done
+def sent(array: NDArray[Any] | torch.Tensor, place: torch.device | str | None = None) -> torch.Tensor:
+    """A copy on a device, None: on this process's, without waiting for it."""
+    block = torch.as_tensor(array)
+    target = device() if place is None else torch.device(place)
+    if target.type == "cuda":  # from other pages CUDA copies only when all that it was told before is done
         block = block.pin_memory()
-    return block.to(device(), non_blocking=True)
+    return block.to(target, non_blocking=True)
 
 
 def page_lock(memory: torch.Tensor) -> bool:

@@ -54,6 +54,22 @@ def test_batches_and_padding_do_not_change_a_score(tmp_path, batch_tokens):
         torch.testing.assert_close(one, other)
 
 
+def test_a_model_that_packs_gets_texts_end_to_end_with_their_lengths(tmp_path):
+    seen = []
+
+    def packing(tokens, targets, lengths):
+        seen.append(lengths)
+        assert tokens.shape == targets.shape == (1, sum(lengths))
+        return BigramModel(0)(tokens, targets)
+
+    packed = ModelSource("expert0", "1", lambda: packing, packs=True)
+    together = score(packed, encoded(), tmp_path, batch_tokens=12)
+    # "bbbb ab" has 8 tokens to score, "b a bb" 7, "ab" and "ba" 3, "a" 2
+    assert seen == [[8], [7, 3], [3, 2]]
+    for one, other in zip(score(source(BigramModel(0)), encoded(), tmp_path), together, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_long_documents_are_cut_on_the_right_and_their_bytes_with_them():
     document = encoded(["abab ab"], seq_length=4)[0]
     assert document.ids == tuple(encode("abab ab")[:5])

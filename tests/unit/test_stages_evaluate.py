@@ -1,11 +1,13 @@
 """How a real model's documents stand together in a batch is no matter to their scores."""
 
+import contextlib
 import random
 
 import pytest
 import torch
 
 from tests.helpers.megatron_cpu import VOCAB_SIZE, write_seed_model
+from tests.helpers.packed_attention import packed_on_a_cpu
 from xelm_nemo import parallel
 from xelm_nemo.evaluation.scoring import EncodedDocument, ModelSource, Pass, Scores
 from xelm_nemo.model.config import ModelConfig
@@ -28,8 +30,14 @@ def model_folder(tmp_path_factory):
     return folder
 
 
+WAYS = {"padded": contextlib.nullcontext, "masked": contextlib.nullcontext, "packed": packed_on_a_cpu}
+
+
 @pytest.mark.parametrize("stride", [16, 5])
-def test_batches_and_padding_change_no_score_of_a_model_with_attention(model_folder, tmp_path, stride):
+@pytest.mark.parametrize("way", WAYS)
+def test_batches_padding_and_packing_change_no_score_of_a_model_with_attention(
+    model_folder, tmp_path, stride, way
+):
     draw = random.Random(0)
     lengths = [2, 17, 9, 3, 30, 16, 12, 2, 24, 17]  # the context and a token, and longer ones, among them
     documents = [
@@ -39,17 +47,18 @@ def test_batches_and_padding_change_no_score_of_a_model_with_attention(model_fol
     with parallel.model_parallel(alone=True):
         model = _load(model_folder, 1)
 
-        def scores(batch_tokens):
+        def scores(batch_tokens, *, packs):
             how = Pass(16, stride, batch_tokens, "cpu", tmp_path)
-            return torch.from_numpy(
-                Scores(ModelSource("any", "", lambda: model), documents, how).compute(model)
-            )
+            source = ModelSource("any", "", lambda: model, packs=packs)
+            return torch.from_numpy(Scores(source, documents, how).compute(model))
 
         ids = torch.tensor([documents[1].ids])
         moved = model(ids[:, 1:-1], ids[:, 2:])[:, -1] - model(ids[:, :-1], ids[:, 1:])[:, -1]
         assert abs(moved.item()) > 0.01  # by the first token, at the last
 
-        alone = scores(1)
+        alone = scores(1, packs=False)
         assert len(alone) == sum(lengths) - len(lengths) and alone.std() > 0.01
-        for batch_tokens in (40, 10_000):
-            torch.testing.assert_close(scores(batch_tokens), alone, atol=1e-5, rtol=1e-5)
+        with WAYS[way]():
+            for batch_tokens in (1, 40, 10_000):
+                together = scores(batch_tokens, packs=way != "padded")
+                torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)

@@ -3,7 +3,8 @@
 Upstream takes a document at a time: its prefixes are decoded and vectorised anew (bench/prefix_router.py),
 every expert gives all its logits, softmax in float32, and the targets' probabilities are mixed. Both run the
 same random models, in memory beforehand. Ours is what the command `evaluate` calls, with the router, files
-of log-probabilities and the report's figures. "forward" is the floor: the experts' passes alone.
+of log-probabilities and the report's figures. "forward" is the floor: the experts' passes alone;
+"forward_padded" are the same with documents padded to one length, where they would be packed.
 
 Shape letters: T tokens, V vocabulary, E experts.
 """
@@ -14,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,9 +28,11 @@ from xelm_nemo.evaluation.evidence import Text
 from xelm_nemo.evaluation.perplexity import Models, evaluate_ensemble
 from xelm_nemo.evaluation.scoring import HeldOutDocument, ModelSource, Pass, Scores, encode_documents
 from xelm_nemo.model.config import ParallelConfig
+from xelm_nemo.model.documents import can_pack
 from xelm_nemo.model.gpt import DecoderModel, build_model
 from xelm_nemo.router.config import RouterConfig
 
+DTYPE = torch.bfloat16
 CONFIG = EvaluationConfig(rules=["clustering"], top_k=[None], each_expert=False)
 
 
@@ -51,23 +55,25 @@ class Inputs:
         """The tokens of a document of `documents`."""
         return self.routing.documents[int(text)]
 
-    def sources(self) -> list[ModelSource]:
+    def sources(self, *, packs: bool) -> list[ModelSource]:
         """The experts as evaluation takes them."""
         return [
-            ModelSource(f"expert{n}", str(n), partial(getattr, expert, "target_log_prob"))
+            ModelSource(f"expert{n}", str(n), partial(getattr, expert, "target_log_prob"), packs=packs)
             for n, expert in enumerate(self.experts)
         ]
 
 
 def make_inputs(sizes: Sizes) -> Inputs:
-    """Documents of `tokens` scored tokens, a clusterer, and experts with random weights."""
+    """Documents of `shortest` to `tokens` scored tokens, a clusterer, and experts with random weights."""
     tokens = sizes["tokens"]
     routing = prefix_router.make_inputs({**sizes, "tokens": tokens + 1, "analyzer": "word"})
+    lengths = np.linspace(min(sizes["shortest"], tokens), tokens, sizes["documents"]).astype(int) + 1
+    routing.documents = [ids[:length] for ids, length in zip(routing.documents, lengths, strict=True)]
     config = compose([f"model={sizes['model']}", "corpus=udhr", "seed_model=random"])
     words = config.seed_model.vocab_size or sizes["vocab"]
     torch.manual_seed(1)
     experts = [
-        build_model(config.model, ParallelConfig(), vocab_size=words, dtype=torch.bfloat16).eval()
+        build_model(config.model, ParallelConfig(), vocab_size=words, dtype=DTYPE).eval()
         for _ in range(sizes["experts"])
     ]
     return Inputs(routing, experts, tokens)
@@ -96,7 +102,7 @@ def _target_probabilities(expert: DecoderModel, row: Tensor) -> Tensor:
 def _ours(inputs: Inputs) -> Callable[[], None]:
     routing = inputs.routing
     text = Text(routing.tokenizer, inputs.encode, routing.clusterer, None)
-    models = Models(inputs.sources(), None, inputs.seq_length, {})
+    models = Models(inputs.sources(packs=can_pack(DTYPE)), None, inputs.seq_length, {})
     router = RouterConfig(temperature=prefix_router.TEMPERATURE)
 
     def step() -> None:
@@ -110,14 +116,14 @@ def _ours(inputs: Inputs) -> Callable[[], None]:
     return step
 
 
-def _forward(inputs: Inputs) -> Callable[[], None]:
+def _forward(inputs: Inputs, *, packs: bool) -> Callable[[], None]:
     encoded = encode_documents(
         inputs.documents, encode=inputs.encode, tokenizer=inputs.routing.tokenizer, seq_length=None
     )
     how = Pass(inputs.seq_length, None, CONFIG.batch_tokens, device.device(), Path())
 
     def step() -> None:
-        for source in inputs.sources():
+        for source in inputs.sources(packs=packs):
             Scores(source, encoded, how).compute(source.load())
 
     return step
@@ -133,7 +139,10 @@ def errors(inputs: Inputs, _: Callable[[], None]) -> dict[str, float]:
 
 def providers(_: Sizes) -> list[Provider]:
     """Upstream's algorithm first."""
-    return [Provider("upstream", _upstream), Provider("ours", _ours), Provider("forward", _forward)]
+    forward = [Provider("forward", partial(_forward, packs=can_pack(DTYPE)))]
+    if can_pack(DTYPE):
+        forward.append(Provider("forward_padded", partial(_forward, packs=False)))
+    return [Provider("upstream", _upstream), Provider("ours", _ours), *forward]
 
 
 CASE = Case(
@@ -142,6 +151,7 @@ CASE = Case(
         "experts": (8,),
         "documents": (8,),
         "tokens": (2048,),
+        "shortest": (2048,),
         "model": ("xglm_564m",),
         "corpus": ("udhr",),
         "tokenizer": (prefix_router.TRAINED,),

@@ -36,7 +36,7 @@ class EvaluationConfig:
     subsets: list[str] | None = None  # splits, each with a result of its own; None: corpus.test_split
     clusters: list[int] | None = None  # only documents of these clusters; None: of all
     max_docs: int | None = None  # of each subset; None evaluates every document
-    batch_tokens: int = 16384  # of a forward pass, padding included
+    batch_tokens: int = 16384  # of a forward pass, padding included where documents are not packed
     # Documents longer than the context: None cuts them off, as X-ELM; a number moves a window on by so many
     # tokens, so that each scored token sees at least the context less this number.
     stride: int | None = None

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from xelm_nemo.corpus.examples import num_source_tokens
+from xelm_nemo.device import sent
 from xelm_nemo.ensemble.batches import batches
 from xelm_nemo.ensemble.placement import Team
 from xelm_nemo.errors import CheckpointError, CorpusError
@@ -27,8 +28,9 @@ from xelm_nemo.router.pieces import Decoder
 logger = logging.getLogger(__name__)
 
 # A causal model: tokens [B, S], and the target of each -> its log-probability [B, S]. No logits leave it, so
-# that a model may compute it without ever having them in memory.
-Model = Callable[[Tensor, Tensor], Tensor]
+# that a model may compute it without ever having them in memory. One that `packs` takes texts end to end,
+# [1, S], and behind the targets their lengths.
+Model = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -80,12 +82,14 @@ class ModelSource:
         fingerprint: changes when the weights do.
         load: returns the model, ready to evaluate (no dropout) on the device of the evaluation.
         prefetch: begins to bring the weights into host memory, and returns at once.
+        packs: whether it takes texts end to end instead of padded to one length.
     """
 
     name: str
     fingerprint: str
     load: Callable[[], Model]
     prefetch: Callable[[], None] = lambda: None
+    packs: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ class Pass:
     Attributes:
         seq_length: context length of the models.
         stride: how far windows move on in longer documents; None cuts these off.
-        batch_tokens: tokens of a forward pass.
+        batch_tokens: tokens of a forward pass, padding included.
         device: where the model is.
         folder: holds each model's `<name>.safetensors`, written when all its documents are scored.
     """
@@ -147,7 +151,7 @@ class Scores:
         Raises:
             CheckpointError: the model gives a token a log-probability that is not finite.
         """
-        scores = _score(model, self.documents, self.how)
+        scores = _score(model, self.documents, self.how, packs=self.source.packs)
         _check_finite(self.source.name, scores)
         return torch.cat(scores).numpy()
 
@@ -174,8 +178,8 @@ class Scores:
         tokens = hashlib.sha256()
         for document in self.documents:
             tokens.update(np.array([len(document.ids), *document.ids], dtype="<i8").tobytes())
-        # The batch size belongs to the key because the last bit of a matrix product depends on the shape.
-        shape = [self.how.seq_length, self.how.stride, self.how.batch_tokens]
+        # Batches belong to the key because the last bit of a matrix product depends on its shape.
+        shape = [self.how.seq_length, self.how.stride, self.how.batch_tokens, self.source.packs]
         key = fingerprint([self.source.fingerprint, tokens.hexdigest(), *shape])
         return np.frombuffer(bytes.fromhex(key), dtype=np.uint8)
 
@@ -232,7 +236,7 @@ def _encode(
 
 
 @torch.inference_mode()
-def _score(model: Model, documents: Sequence[EncodedDocument], how: Pass) -> list[Tensor]:
+def _score(model: Model, documents: Sequence[EncodedDocument], how: Pass, *, packs: bool) -> list[Tensor]:
     scores = [torch.empty(document.num_tokens) for document in documents]
     stride = how.seq_length if how.stride is None else how.stride
     every = [
@@ -240,21 +244,33 @@ def _score(model: Model, documents: Sequence[EncodedDocument], how: Pass) -> lis
         for n, document in enumerate(documents)
         for window in windows(n, document.num_tokens, seq_length=how.seq_length, stride=stride)
     ]
-    for chosen in batches([window.length for window in every], how.batch_tokens):
+    run = _run_packed if packs else _run_padded
+    order: list[Window] = []
+    found: list[Tensor] = []  # read after the last batch, so that the device never waits for this process
+    for chosen in batches([window.length for window in every], how.batch_tokens, padded=not packs):
         batch = [every[n] for n in chosen]
-        for window, log_p_T in zip(batch, _score_batch(model, documents, batch, how.device), strict=True):
-            skipped = window.scored_from - window.start
-            scores[window.document][window.scored_from : window.end] = log_p_T[skipped : window.length]
+        rows = [torch.tensor(documents[one.document].ids[one.start : one.end + 1]) for one in batch]
+        order += batch
+        found.append(run(model, rows, how.device))
+    log_p_N = torch.cat(found).cpu()
+    for window, log_p_T in zip(order, torch.split(log_p_N, [one.length for one in order]), strict=True):
+        skipped = window.scored_from - window.start
+        scores[window.document][window.scored_from : window.end] = log_p_T[skipped:]
     return scores
 
 
-def _score_batch(
-    model: Model, documents: Sequence[EncodedDocument], batch: Sequence[Window], device: torch.device | str
-) -> Tensor:
-    """Log-probabilities of one batch, [B, S] on the CPU; padding is on the right, where no target looks."""
-    rows = [torch.tensor(documents[window.document].ids[window.start : window.end + 1]) for window in batch]
-    tokens_BS = pad_sequence(rows, batch_first=True).to(device)
-    return model(tokens_BS[:, :-1], tokens_BS[:, 1:]).float().cpu()
+def _run_padded(model: Model, rows: list[Tensor], place: torch.device | str) -> Tensor:
+    """Log-probabilities of texts one after another, [N]; padding is on the right, where no target looks."""
+    tokens_BS = sent(pad_sequence(rows, batch_first=True), place)
+    log_p_BS = model(tokens_BS[:, :-1], tokens_BS[:, 1:]).float()
+    return torch.cat([log_p_S[: len(row) - 1] for log_p_S, row in zip(log_p_BS, rows, strict=True)])
+
+
+def _run_packed(model: Model, rows: list[Tensor], place: torch.device | str) -> Tensor:
+    """The same of a model that takes them end to end."""
+    tokens_N = sent(torch.cat([row[:-1] for row in rows]), place)
+    target_N = sent(torch.cat([row[1:] for row in rows]), place)
+    return model(tokens_N[None], target_N[None], [len(row) - 1 for row in rows])[0].float()
 
 
 def _check_finite(name: str, scores: Sequence[Tensor]) -> None:

@@ -6,6 +6,7 @@ Shape letters: B micro-batch, S sequence, D documents of a micro-batch.
 """
 
 import importlib.util
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,20 @@ _LENGTH_MULTIPLE = 64  # to which Transformer Engine rounds a longest document t
 def takes_packed() -> bool:
     """Whether the model's attention takes a micro-batch as one sequence of documents."""
     return has_transformer_engine()
+
+
+def can_pack(dtype: torch.dtype) -> bool:
+    """Whether texts of any lengths can be read end to end, each as if alone, with nothing computed between.
+
+    Attention that leaves out what no text sees has 16-bit numbers alone.
+    """
+    return takes_packed() and dtype.itemsize == 2 and mask_problem(deterministic=False) is None
+
+
+def end_to_end(lengths: Sequence[int]) -> dict[str, Any]:
+    """What keeps texts that lie end to end in one row apart, and their positions, as the model is called."""
+    positions_BS = np.concatenate([np.arange(length) for length in lengths])[None]
+    return {"position_ids": device.sent(positions_BS), **within_documents(positions_BS)}
 
 
 def within_documents(positions_BS: NDArray[np.int64]) -> dict[str, Any]:

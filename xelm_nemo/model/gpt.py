@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from xelm_nemo import device, parallel
 from xelm_nemo.errors import ConfigError
 from xelm_nemo.model.config import NO_FP8, FP8Config, ModelConfig, ParallelConfig, padded_vocab_size
+from xelm_nemo.model.documents import end_to_end
 from xelm_nemo.model.embedding import WordEmbedding
 from xelm_nemo.model.fp8_state import forget_largest
 from xelm_nemo.model.head import Head
@@ -171,9 +173,15 @@ class DecoderModel(GPTModel):
         logits: torch.Tensor = gather_from_tensor_model_parallel_region(self(tokens_BS, None, None))
         return logits[..., : self.real_vocab_size]
 
-    def target_log_prob(self, tokens_BS: torch.Tensor, target_BS: torch.Tensor) -> torch.Tensor:
-        """Log-probability of the target of each token, float32 [B, S], without logits in memory."""
-        loss_BS: torch.Tensor = self(tokens_BS, None, None, labels=target_BS)
+    def target_log_prob(
+        self, tokens_BS: torch.Tensor, target_BS: torch.Tensor, lengths: Sequence[int] | None = None
+    ) -> torch.Tensor:
+        """Log-probability of the target of each token, float32 [B, S], without logits in memory.
+
+        With `lengths`, texts of such lengths lie end to end in the one row; each is read as if alone.
+        """
+        apart = {"position_ids": None, "attention_mask": None} if lengths is None else end_to_end(lengths)
+        loss_BS: torch.Tensor = self(tokens_BS, labels=target_BS, **apart)
         return -loss_BS
 
 

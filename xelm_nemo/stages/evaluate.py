@@ -152,8 +152,10 @@ def _held_out(run: Run, subset: str, clusterer: Clusterer) -> "list[HeldOutDocum
 
 
 def _sources(run: Run, tensor_model_parallel_size: int) -> "Models":
+    from xelm_nemo.checkpoint.lazy import DTYPES
     from xelm_nemo.evaluation.perplexity import Models
     from xelm_nemo.evaluation.scoring import ModelSource
+    from xelm_nemo.model.documents import can_pack
 
     own = _models(run)
     folders = own | _further(run)
@@ -172,6 +174,7 @@ def _sources(run: Run, tensor_model_parallel_size: int) -> "Models":
             artifacts.check(folder, "model")["digest"],
             partial(_load, folder, tensor_model_parallel_size),
             partial(read_ahead, folder),
+            packs=can_pack(DTYPES[facts[name].dtype]),
         )
         for name, folder in folders.items()
     }

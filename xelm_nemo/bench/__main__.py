@@ -9,7 +9,7 @@ Cases and their sizes:
   linear_cross_entropy_parts               chunk, hidden, vocab
   mixture, target_mixture, mixture_blocks  experts, tokens, vocab
   batch_router                             documents, experts, terms, entries, dims
-  evaluate                                 experts, documents, tokens, model, corpus, tokenizer
+  evaluate                                 experts, documents, tokens, shortest, model, corpus, tokenizer
   kmeans                                   documents, clusters, dim
   shards                                   corpus, tokenizer, vocab; on a CPU, as the next
   featurise                                corpus, analyzer (word, char_wb), verb (fit, transform)

@@ -109,6 +109,9 @@ def enter(*, local_rank: int = 0, threads: int = 1, deterministic: bool = False)
     global _entered
     torch.set_num_threads(threads)
     if has_cuda():
+        # As torch does by itself: Transformer Engine's products of float32 are TF32's otherwise, and a text's
+        # score then depends on its batch in the fourth digit. cuBLAS looks before its first product.
+        os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
         if deterministic:
             _be_deterministic()
         torch.cuda.set_device(local_rank)

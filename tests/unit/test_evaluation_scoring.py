@@ -54,19 +54,21 @@ def test_batches_and_padding_do_not_change_a_score(tmp_path, batch_tokens):
         torch.testing.assert_close(one, other)
 
 
-def test_a_model_that_packs_gets_texts_end_to_end_with_their_lengths(tmp_path):
+def test_a_model_that_packs_gets_texts_end_to_end_where_padding_would_be_much(tmp_path):
     seen = []
 
-    def packing(tokens, targets, lengths):
-        seen.append(lengths)
-        assert tokens.shape == targets.shape == (1, sum(lengths))
+    def packing(tokens, targets, lengths=None):
+        seen.append(tuple(tokens.shape) if lengths is None else lengths)
+        assert lengths is None or tokens.shape == targets.shape == (1, sum(lengths))
         return BigramModel(0)(tokens, targets)
 
     packed = ModelSource("expert0", "1", lambda: packing, packs=True)
-    together = score(packed, encoded(), tmp_path, batch_tokens=12)
-    # "bbbb ab" has 8 tokens to score, "b a bb" 7, "ab" and "ba" 3, "a" 2
-    assert seen == [[8], [7, 3], [3, 2]]
-    for one, other in zip(score(source(BigramModel(0)), encoded(), tmp_path), together, strict=True):
+    texts = [*TEXTS, "bb", "b", *["aaaaaaa"] * 2]  # of 3, 7, 2, 8, 3, 3, 2, 8 and 8 tokens to score
+    together = score(packed, encoded(texts), tmp_path, batch_tokens=24)
+    # Three of 8 are full; one of 7 and two of 3 would be padded to 21, then 3, 2 and 2 to 9.
+    assert seen == [(3, 8), [7, 3, 3, 3, 2, 2]]
+    expected = score(source(BigramModel(0)), encoded(texts), tmp_path)
+    for one, other in zip(expected, together, strict=True):
         torch.testing.assert_close(one, other)
 
 

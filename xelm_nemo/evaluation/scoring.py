@@ -6,7 +6,7 @@ Shape letters: B windows of a batch, S sequence, T scored tokens of a document.
 import hashlib
 import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,8 @@ from xelm_nemo.files import fingerprint, load_arrays, save_arrays
 from xelm_nemo.router.pieces import Decoder
 
 logger = logging.getLogger(__name__)
+
+_WORTH_PACKING = 1.1  # tokens with padding to those without; attention over packed texts takes longer
 
 # A causal model: tokens [B, S], and the target of each -> its log-probability [B, S]. No logits leave it, so
 # that a model may compute it without ever having them in memory. One that `packs` takes texts end to end,
@@ -244,10 +246,9 @@ def _score(model: Model, documents: Sequence[EncodedDocument], how: Pass, *, pac
         for n, document in enumerate(documents)
         for window in windows(n, document.num_tokens, seq_length=how.seq_length, stride=stride)
     ]
-    run = _run_packed if packs else _run_padded
     order: list[Window] = []
     found: list[Tensor] = []  # read after the last batch, so that the device never waits for this process
-    for chosen in batches([window.length for window in every], how.batch_tokens, padded=not packs):
+    for chosen, run in _groups([window.length for window in every], how.batch_tokens, packs=packs):
         batch = [every[n] for n in chosen]
         rows = [torch.tensor(documents[one.document].ids[one.start : one.end + 1]) for one in batch]
         order += batch
@@ -257,6 +258,21 @@ def _score(model: Model, documents: Sequence[EncodedDocument], how: Pass, *, pac
         skipped = window.scored_from - window.start
         scores[window.document][window.scored_from : window.end] = log_p_T[skipped:]
     return scores
+
+
+def _groups(
+    lengths: Sequence[int], batch_tokens: int, *, packs: bool
+) -> Iterator[tuple[list[int], Callable[..., Tensor]]]:
+    """Texts that go through the model together, and how: packed where that leaves much padding out."""
+    loose: list[int] = []
+    for group in batches(lengths, batch_tokens):
+        padded, packed = len(group) * lengths[group[0]], sum(lengths[n] for n in group)
+        if packs and padded > _WORTH_PACKING * packed:
+            loose += group
+        else:
+            yield group, _run_padded
+    for group in batches([lengths[n] for n in loose], batch_tokens, padded=False):
+        yield [loose[n] for n in group], _run_packed
 
 
 def _run_padded(model: Model, rows: list[Tensor], place: torch.device | str) -> Tensor:

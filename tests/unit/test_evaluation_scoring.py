@@ -140,6 +140,18 @@ def test_the_next_model_is_fetched_while_one_is_scored(tmp_path):
     ]
 
 
+def test_a_disk_that_refuses_is_heard_and_the_other_models_are_kept(tmp_path):
+    how = Pass(100, None, 1000, "cpu", tmp_path)
+    (tmp_path / ".expert1.safetensors.part").mkdir()  # in the way of the file
+    sources = [ModelSource(f"expert{k}", str(k), lambda k=k: BigramModel(k)) for k in range(3)]
+    with pytest.raises(OSError, match="expert1"):
+        run_models([Scores(one, encoded(["ab"]), how) for one in sources], Team())
+    assert {path.name for path in tmp_path.glob("*.safetensors")} == {
+        "expert0.safetensors",
+        "expert2.safetensors",
+    }
+
+
 def test_long_documents_are_scored_through_windows_every_token_once(tmp_path):
     class Window(BigramModel):
         """A model of more than one token: what it says depends on where the window begins."""

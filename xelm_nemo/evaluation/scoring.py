@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -197,20 +198,23 @@ def run_models(wanted: Sequence[Scores], team: Team) -> None:
     unknown = [scores for scores in wanted if not scores.are_known()]
     team.wait()  # everybody has looked before anybody writes, so all have the same list
     turns = list(team.turns(len(unknown)))
-    for (index, is_ours), following in itertools.zip_longest(turns, turns[1:]):
-        after = unknown[following[0]].source if following else None
-        _run(unknown[index], after, is_ours=is_ours, writes=team.leads_group)
+    with ThreadPoolExecutor(1, "save") as disk:  # which takes its time while the next model runs
+        saved = []
+        for (index, is_ours), following in itertools.zip_longest(turns, turns[1:]):
+            after = unknown[following[0]].source if following else None
+            found = _run(unknown[index], after, is_ours=is_ours)
+            if found is not None and team.leads_group:
+                saved.append(disk.submit(unknown[index].save, found))
+    for one in saved:
+        one.result()
     team.wait()
 
 
-def _run(scores: Scores, after: ModelSource | None, *, is_ours: bool, writes: bool) -> None:
+def _run(scores: Scores, after: ModelSource | None, *, is_ours: bool) -> NDArray[np.float32] | None:
     model = scores.source.load()
     if after is not None:
         after.prefetch()
-    if is_ours:
-        found = scores.compute(model)
-        if writes:
-            scores.save(found)
+    return scores.compute(model) if is_ours else None
 
 
 def _encode(

@@ -11,6 +11,7 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 # Megatron wants it set before CUDA starts: communication is then queued in the order of the program.
 os.environ["CUDA_DEVICE_MAX_CONNECTIONS"] = "1"
+os.environ["NVIDIA_TF32_OVERRIDE"] = "0"  # as commands do: cuBLAS looks before its first product
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_DATASETS_OFFLINE="1")
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not survive a fork
 

@@ -1,5 +1,6 @@
 """How a command ends: quietly, with one line for what a user can mend, or with a traceback for a bug."""
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -12,6 +13,9 @@ FENCED = 76  # another process has taken the folder; it, and not this one, goes 
 
 def run(main: Callable[[], None]) -> int:
     """Call a command's body and return its exit code."""
+    # Float32 is to be float32 on a GPU (device.enter says why); cuBLAS looks before its first product, which
+    # may be clustering's.
+    os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
     try:
         main()
     except Stopped as stopped:

@@ -110,7 +110,7 @@ def enter(*, local_rank: int = 0, threads: int = 1, deterministic: bool = False)
     torch.set_num_threads(threads)
     if has_cuda():
         # As torch does by itself: Transformer Engine's products of float32 are TF32's otherwise, and a text's
-        # score then depends on its batch in the fourth digit. cuBLAS looks before its first product.
+        # score then depends on its batch in the fourth digit. `command.run` does it earlier.
         os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
         if deterministic:
             _be_deterministic()
@@ -152,6 +152,12 @@ def thread_start() -> Callable[[], None]:
     if not has_cuda():
         return lambda: None
     return functools.partial(torch.cuda.set_device, torch.cuda.current_device())
+
+
+def wait(place: torch.device | str) -> None:
+    """Return when a device has done all that it was told."""
+    if torch.device(place).type == "cuda":
+        torch.cuda.synchronize(place)
 
 
 def sent(array: NDArray[Any] | torch.Tensor, place: torch.device | str | None = None) -> torch.Tensor:

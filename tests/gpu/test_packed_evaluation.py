@@ -1,5 +1,6 @@
 """Texts that go through a model end to end on a GPU have the scores that they have alone."""
 
+import dataclasses
 import random
 
 import numpy as np
@@ -25,12 +26,15 @@ SHAPE = ModelConfig(
 )
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+SHAPES = {"xglm": SHAPE, "opt": dataclasses.replace(SHAPE, architecture="opt", activation="relu")}
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def folder(request, tmp_path_factory):
     if device.capability() < (9, 0):
         pytest.skip("cuDNN takes packed documents from compute capability 9.0 on")
     folder = tmp_path_factory.mktemp("model") / "model"
-    write_seed_model(folder, SHAPE)
+    write_seed_model(folder, SHAPES[request.param])
     return folder
 
 
@@ -44,21 +48,32 @@ def documents():
 
 
 def scores(model, folder, *, packs, batch_tokens):
+    """Of all tokens; what is packed is seen to be."""
+    together = []
+
+    def noting(tokens, targets, lengths=None):
+        together.append(len(lengths or [1]))
+        return model(tokens, targets, lengths)
+
     how = Pass(CONTEXT, CONTEXT // 2, batch_tokens, device.device(), folder)
-    return Scores(ModelSource("any", "", lambda: model, packs=packs), documents(), how).compute(model)
+    found = Scores(ModelSource("any", "", lambda: noting, packs=packs), documents(), how).compute(noting)
+    assert (max(together) > 5) == packs
+    return found
 
 
 @pytest.mark.parametrize("batch_tokens", [600, 16_384])
-def test_packing_changes_no_perplexity_in_bf16(folder, tmp_path, batch_tokens):
+def test_packing_and_padding_change_no_perplexity_in_bf16(folder, tmp_path, batch_tokens):
     with parallel.model_parallel(alone=True):
-        assert can_pack(torch.bfloat16) and not can_pack(torch.float32)
+        assert can_pack(SHAPE, torch.bfloat16) and not can_pack(SHAPE, torch.float32)
         model = store.load_model(folder, ParallelConfig(), dtype=torch.bfloat16).eval().target_log_prob
         exact = store.load_model(folder, ParallelConfig(), dtype=torch.float32).eval().target_log_prob
         truth = scores(exact, tmp_path, packs=False, batch_tokens=1)
         alone = scores(model, tmp_path, packs=False, batch_tokens=1)
         packed = scores(model, tmp_path, packs=True, batch_tokens=batch_tokens)
+        padded = scores(model, tmp_path, packs=False, batch_tokens=batch_tokens)
     assert truth.std() > 0.1
-    assert np.exp(packed.mean() - alone.mean()) == pytest.approx(1, abs=1e-3)
+    for found in (packed, padded):
+        assert np.exp(found.mean() - alone.mean()) == pytest.approx(1, abs=1e-3)
     # As far from the exact ones as documents alone are, and not further: nothing of a neighbour is seen.
     assert np.abs(packed - truth).max() < 2 * np.abs(alone - truth).max() + 0.01
     assert np.abs(packed - truth).mean() < 1.1 * np.abs(alone - truth).mean() + 1e-4

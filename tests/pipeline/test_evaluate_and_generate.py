@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from tests.helpers.megatron_cpu import free_ports
 from xelm_nemo.config.compose import from_yaml
 from xelm_nemo.corpus.tokenizer import encode_document
 from xelm_nemo.evaluation.plan import select_documents
+from xelm_nemo.files import load_arrays, save_arrays
 from xelm_nemo.generation.opened import open_model
 from xelm_nemo.stages.generate import find_set
 from xelm_nemo.stages.run import CONFIG, Run
@@ -105,6 +107,17 @@ def test_the_experts_that_there_are_can_be_evaluated(finished, tmp_path):
     screen = run_well("evaluate", *only_first, "evaluation.allow_missing=true")
     assert "Without expert1: not trained." in " ".join(screen.split())
     assert results(folder)["missing_experts"] == ["expert1"]
+
+
+def test_a_clusterer_that_is_not_the_run_s_own_is_refused(finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    path = folder / "clusterer/centroids.safetensors"
+    arrays = {name: -array[::-1] for name, array in load_arrays(path).items()}
+    save_arrays(path, arrays)
+    code, _, error = run("evaluate", *SMALL, f"output={folder}", "evaluation.temperatures=[2.0]")
+    assert code == 2 and re.search(r"clusterer/centroids.* has changed since it was made; delete", error)
+    assert nats(folder) == nats(finished)
 
 
 @pytest.mark.parametrize("name, top_k", [("ensemble", None), ("ensemble top-1", 1)])

@@ -157,3 +157,25 @@ def test_gpu_that_cannot_is_refused_before_a_model_is_built(
     job = dataclasses.replace(TrainJob.load(folder), deterministic=deterministic)
     with pytest.raises(ConfigError, match=message):
         loop.train(job)
+
+
+WHERE = {
+    "hopper": ((9, 0), None),
+    "switched_off": ((9, 0), "0"),
+    "ampere": ((8, 0), None),
+    "rtx": ((12, 0), None),
+}
+
+
+@pytest.mark.parametrize("where", WHERE)
+def test_texts_are_packed_where_attention_over_them_is_fused(monkeypatch, where):
+    capability, fused = WHERE[where]
+    monkeypatch.setattr(documents, "has_transformer_engine", lambda: True)
+    monkeypatch.setattr(device, "capability", lambda: capability)
+    if fused is not None:
+        monkeypatch.setenv("NVTE_FUSED_ATTN", fused)
+    assert documents.can_pack(XGLM, torch.bfloat16) == (where == "hopper")
+    assert not documents.can_pack(XGLM, torch.float32)
+    odd = dataclasses.replace(XGLM, hidden_size=24)
+    assert not documents.can_pack(odd, torch.bfloat16)
+    assert not documents.can_pack(dataclasses.replace(XGLM, hidden_size=512), torch.bfloat16)

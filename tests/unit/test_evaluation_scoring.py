@@ -1,5 +1,7 @@
+import functools
 import itertools
 import math
+import time
 
 import pytest
 import torch
@@ -140,16 +142,30 @@ def test_the_next_model_is_fetched_while_one_is_scored(tmp_path):
     ]
 
 
-def test_a_disk_that_refuses_is_heard_and_the_other_models_are_kept(tmp_path):
-    how = Pass(100, None, 1000, "cpu", tmp_path)
+def test_a_disk_that_refuses_is_heard_before_all_models_have_run(tmp_path):
     (tmp_path / ".expert1.safetensors.part").mkdir()  # in the way of the file
-    sources = [ModelSource(f"expert{k}", str(k), lambda k=k: BigramModel(k)) for k in range(3)]
+    loaded = []
+
+    def load(k):
+        loaded.append(k)
+        time.sleep(0.1 if k == 2 else 0)  # time enough for the disk
+        return BigramModel(k)
+
+    how = Pass(100, None, 1000, "cpu", tmp_path)
+    sources = [ModelSource(f"expert{k}", str(k), functools.partial(load, k)) for k in range(5)]
     with pytest.raises(OSError, match="expert1"):
         run_models([Scores(one, encoded(["ab"]), how) for one in sources], Team())
-    assert {path.name for path in tmp_path.glob("*.safetensors")} == {
-        "expert0.safetensors",
-        "expert2.safetensors",
-    }
+    assert len(loaded) < 5 and (tmp_path / "expert0.safetensors").is_file()
+
+
+def test_damaged_scores_are_computed_again(tmp_path, caplog):
+    first = score(source(BigramModel(0)), encoded(), tmp_path)
+    path = tmp_path / "expert0.safetensors"
+    path.write_bytes(path.read_bytes()[:-9])
+    again = score(source(BigramModel(0)), encoded(), tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert "expert0 is computed again" in caplog.text
+    score(ModelSource("expert0", "1", never_load), encoded(), tmp_path)
 
 
 def test_long_documents_are_scored_through_windows_every_token_once(tmp_path):

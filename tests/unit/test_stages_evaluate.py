@@ -1,6 +1,7 @@
 """How a real model's documents stand together in a batch is no matter to their scores."""
 
 import contextlib
+import dataclasses
 import random
 
 import pytest
@@ -23,10 +24,13 @@ SHAPE = ModelConfig(
 )
 
 
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory):
+SHAPES = {"xglm": SHAPE, "opt": dataclasses.replace(SHAPE, architecture="opt", activation="relu")}
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def model_folder(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("model") / "model"
-    write_seed_model(folder, SHAPE)
+    write_seed_model(folder, SHAPES[request.param])
     return folder
 
 
@@ -47,10 +51,16 @@ def test_batches_padding_and_packing_change_no_score_of_a_model_with_attention(
     with parallel.model_parallel(alone=True):
         model = _load(model_folder, 1)
 
+        together = []  # how many texts a row had
+
+        def noting(tokens, targets, lengths=None):
+            together.append(len(lengths or [1]))
+            return model(tokens, targets, lengths)
+
         def scores(batch_tokens, *, packs):
             how = Pass(16, stride, batch_tokens, "cpu", tmp_path)
-            source = ModelSource("any", "", lambda: model, packs=packs)
-            return torch.from_numpy(Scores(source, documents, how).compute(model))
+            source = ModelSource("any", "", lambda: noting, packs=packs)
+            return torch.from_numpy(Scores(source, documents, how).compute(noting))
 
         ids = torch.tensor([documents[1].ids])
         moved = model(ids[:, 1:-1], ids[:, 2:])[:, -1] - model(ids[:, :-1], ids[:, 1:])[:, -1]
@@ -60,5 +70,6 @@ def test_batches_padding_and_packing_change_no_score_of_a_model_with_attention(
         assert len(alone) == sum(lengths) - len(lengths) and alone.std() > 0.01
         with WAYS[way]():
             for batch_tokens in (1, 40, 10_000):
-                together = scores(batch_tokens, packs=way != "padded")
-                torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+                found = scores(batch_tokens, packs=way != "padded")
+                torch.testing.assert_close(found, alone, atol=1e-5, rtol=1e-5)
+        assert (max(together) > 5) == (way != "padded")

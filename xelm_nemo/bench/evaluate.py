@@ -28,7 +28,7 @@ from xelm_nemo.evaluation.evidence import Text
 from xelm_nemo.evaluation.perplexity import Models, evaluate_ensemble
 from xelm_nemo.evaluation.scoring import HeldOutDocument, ModelSource, Pass, Scores, encode_documents
 from xelm_nemo.model.config import ParallelConfig
-from xelm_nemo.model.documents import can_pack
+from xelm_nemo.model.documents import can_pack, takes_packed
 from xelm_nemo.model.gpt import DecoderModel, build_model
 from xelm_nemo.router.config import RouterConfig
 
@@ -54,6 +54,11 @@ class Inputs:
     def encode(self, text: str) -> list[int]:
         """The tokens of a document of `documents`."""
         return self.routing.documents[int(text)]
+
+    @property
+    def can_pack(self) -> bool:
+        """Whether evaluation may pack documents."""
+        return can_pack(self.experts[0].shape, DTYPE)
 
     def sources(self, *, packs: bool) -> list[ModelSource]:
         """The experts as evaluation takes them."""
@@ -102,7 +107,7 @@ def _target_probabilities(expert: DecoderModel, row: Tensor) -> Tensor:
 def _ours(inputs: Inputs) -> Callable[[], None]:
     routing = inputs.routing
     text = Text(routing.tokenizer, inputs.encode, routing.clusterer, None)
-    models = Models(inputs.sources(packs=can_pack(DTYPE)), None, inputs.seq_length, {})
+    models = Models(inputs.sources(packs=inputs.can_pack), None, inputs.seq_length, {})
     router = RouterConfig(temperature=prefix_router.TEMPERATURE)
 
     def step() -> None:
@@ -116,14 +121,14 @@ def _ours(inputs: Inputs) -> Callable[[], None]:
     return step
 
 
-def _forward(inputs: Inputs, *, packs: bool) -> Callable[[], None]:
+def _forward(inputs: Inputs, *, padded: bool = False) -> Callable[[], None]:
     encoded = encode_documents(
         inputs.documents, encode=inputs.encode, tokenizer=inputs.routing.tokenizer, seq_length=None
     )
     how = Pass(inputs.seq_length, None, CONFIG.batch_tokens, device.device(), Path())
 
     def step() -> None:
-        for source in inputs.sources(packs=packs):
+        for source in inputs.sources(packs=inputs.can_pack and not padded):
             Scores(source, encoded, how).compute(source.load())
 
     return step
@@ -139,9 +144,9 @@ def errors(inputs: Inputs, _: Callable[[], None]) -> dict[str, float]:
 
 def providers(_: Sizes) -> list[Provider]:
     """Upstream's algorithm first."""
-    forward = [Provider("forward", partial(_forward, packs=can_pack(DTYPE)))]
-    if can_pack(DTYPE):
-        forward.append(Provider("forward_padded", partial(_forward, packs=False)))
+    forward = [Provider("forward", _forward)]
+    if takes_packed():
+        forward.append(Provider("forward_padded", partial(_forward, padded=True)))
     return [Provider("upstream", _upstream), Provider("ours", _ours), *forward]
 
 

@@ -6,6 +6,7 @@ Shape letters: B micro-batch, S sequence, D documents of a micro-batch.
 """
 
 import importlib.util
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,9 +15,12 @@ import torch
 from numpy.typing import NDArray
 
 from xelm_nemo import device
+from xelm_nemo.model.config import ModelConfig
 from xelm_nemo.model.layers import has_transformer_engine
 
 _LEAST_CAPABILITY = (9, 0)  # for which cuDNN has attention over packed documents
+_SMALL_BLACKWELL = (12, 0)  # for which Transformer Engine does not use it
+_WIDEST_HEAD = 128
 _LENGTH_MULTIPLE = 64  # to which Transformer Engine rounds a longest document that it is not told
 
 
@@ -25,12 +29,20 @@ def takes_packed() -> bool:
     return has_transformer_engine()
 
 
-def can_pack(dtype: torch.dtype) -> bool:
-    """Whether texts of any lengths can be read end to end, each as if alone, with nothing computed between.
+def can_pack(shape: ModelConfig, dtype: torch.dtype) -> bool:
+    """Whether texts of any lengths can be read end to end, each as if alone, and nothing else is computed.
 
-    Attention that leaves out what no text sees has 16-bit numbers alone.
+    That is cuDNN's attention, for 16-bit numbers and heads that it has; `NVTE_FUSED_ATTN=0` turns it off.
     """
-    return takes_packed() and dtype.itemsize == 2 and mask_problem(deterministic=False) is None
+    head = shape.hidden_size // shape.num_attention_heads
+    return (
+        takes_packed()
+        and dtype.itemsize == 2
+        and head % 8 == 0
+        and head <= _WIDEST_HEAD
+        and os.environ.get("NVTE_FUSED_ATTN") != "0"
+        and _LEAST_CAPABILITY <= device.capability() < _SMALL_BLACKWELL
+    )
 
 
 def end_to_end(lengths: Sequence[int]) -> dict[str, Any]:

@@ -111,6 +111,7 @@ def _score(run: Run) -> list[EvaluationResult]:
     from xelm_nemo.evaluation.evidence import Text
     from xelm_nemo.evaluation.perplexity import evaluate_ensemble
 
+    artifacts.verify(run.clusterer)  # another one would weigh other experts, and nothing would show it
     clusterer, tokenizer = Clusterer.load(run.clusterer), load_tokenizer(run.tokenizer)
     encode = partial(encode_document, tokenizer)
     tp = _tensor_parallel_size(run)
@@ -174,7 +175,7 @@ def _sources(run: Run, tensor_model_parallel_size: int) -> "Models":
             artifacts.check(folder, "model")["digest"],
             partial(_load, folder, tensor_model_parallel_size),
             partial(read_ahead, folder),
-            packs=can_pack(DTYPES[facts[name].dtype]),
+            packs=can_pack(facts[name].shape, DTYPES[facts[name].dtype]),
         )
         for name, folder in folders.items()
     }

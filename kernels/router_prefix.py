@@ -18,8 +18,6 @@ from xelm_kernels.optional_triton import tl, triton
 from xelm_kernels.router_score import (
     TOO_SHORT,
     check_rule,
-    distances_of,
-    launch_constants,
     refuse_gradients,
     weights_of,
     weights_ref,
@@ -61,6 +59,28 @@ def _add(z_D, weight, terms_ptr, begin, end, idf_ptr, table_ptr, d, STRIDE_F: tl
 
 
 @triton.jit
+def _distances(z_D, centroids_ptr, d, K, D: tl.constexpr, BLOCK_K: tl.constexpr):
+    """Squared distances [BLOCK_K], in the vector's own precision, of a vector that is not yet scaled.
+
+    They are infinite behind the last cluster.
+    """
+    length = tl.sqrt(tl.sum(z_D * z_D, 0))
+    # 2.2e-15: scikit-learn's bound. As a literal, for a kernel sees no numbers from outside.
+    z_D = z_D / tl.where(length < 2.220446049250313e-15, 1.0, length)
+    k = tl.arange(0, BLOCK_K)
+    distance_K = tl.full([BLOCK_K], float("inf"), z_D.dtype)
+    # Four at a time, whose sums over the warp need not wait for each other; all of them at once are more
+    # numbers than a warp has registers.
+    for first in range(0, K, 4):
+        for i in tl.static_range(4):
+            mask = (d < D) & (first + i < K)
+            c_D = tl.load(centroids_ptr + (first + i) * D + d, mask=mask, other=0.0).to(z_D.dtype)
+            is_this = (k == first + i) & (k < K)
+            distance_K = tl.where(is_this, tl.sum((z_D - c_D) * (z_D - c_D), 0), distance_K)
+    return distance_K
+
+
+@triton.jit
 def _router_prefix_kernel(
     starts_ptr,
     settled_starts_ptr,
@@ -91,7 +111,7 @@ def _router_prefix_kernel(
         begin, behind = tl.load(open_starts_ptr + t), tl.load(open_starts_ptr + t + 1)
         u_D, whole = _add(z_D, weight, open_ptr, begin, behind, idf_ptr, table_ptr, d, STRIDE_F, D)
         u_D = u_D / tl.where(whole == 0.0, 1.0, whole)
-        distance_K = distances_of(u_D, centroids_ptr, d, K, D, BLOCK_K)
+        distance_K = _distances(u_D, centroids_ptr, d, K, D, BLOCK_K)
         weight_K = weights_of(distance_K, temperature, BLOCK_K, POWER, TOP_K)
         tl.store(out_ptr + t * K + k, weight_K, mask=k < K)
 
@@ -113,7 +133,8 @@ def _check(starts, settled_starts, settled, open_starts, opened, idf_F, table_FD
 
 def _launch(starts, settled_starts, settled, open_starts, opened, idf_F, table_FD, c_KD, rule):
     """Weights by (power, temperature, top_k); one program, of one warp, a document."""
-    K, (power, temperature, top_k) = len(c_KD), rule
+    (K, D), (power, temperature, top_k) = c_KD.shape, rule
+    block_k = triton.next_power_of_2(K)
     out_TK = torch.empty(len(settled_starts) - 1, K, dtype=torch.float32, device=starts.device)
     if len(out_TK) > 0:  # a grid may not be empty
         table_FD = table_FD if table_FD.stride(-1) == 1 else table_FD.contiguous()
@@ -122,7 +143,12 @@ def _launch(starts, settled_starts, settled, open_starts, opened, idf_F, table_F
             *(open_starts.contiguous(), opened.contiguous(), idf_F.contiguous()),
             *(table_FD, c_KD.contiguous(), out_TK),
             *(K, temperature),
-            **launch_constants(table_FD, c_KD, power, top_k),
+            STRIDE_F=table_FD.stride(0),
+            D=D,
+            BLOCK_D=triton.next_power_of_2(D),
+            BLOCK_K=block_k,
+            POWER=power,
+            TOP_K=block_k if top_k is None or top_k >= K else top_k,
             num_warps=1,
         )
     return out_TK

@@ -41,25 +41,67 @@ def weights_ref(distance_NK, power, temperature, top_k):
 
 
 @triton.jit
-def distances_of(z_D, centroids_ptr, d, K, D: tl.constexpr, BLOCK_K: tl.constexpr):
-    """Squared distances [BLOCK_K], in the vector's own precision, of a vector that is not yet scaled.
+def _entries(columns_ptr, values_ptr, i, length, IS_LONG: tl.constexpr):
+    """Columns and values; behind the last entry its column once more, with a value of 0."""
+    inside = tl.maximum(tl.minimum(i, length - 1), 0)
+    column = tl.load(columns_ptr + inside, mask=length > 0, other=0).to(tl.int64 if IS_LONG else tl.int32)
+    return column, tl.load(values_ptr + inside, mask=i < length, other=0.0).to(tl.float32)
 
-    They are infinite behind the last cluster.
+
+@triton.jit
+def _vector(
+    starts_ptr,
+    columns_ptr,
+    values_ptr,
+    table_ptr,
+    STRIDE_F: tl.constexpr,
+    D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    IS_LONG: tl.constexpr,
+    BLOCK_I: tl.constexpr,
+):
+    """The normalised vector [BLOCK_D] of the row that begins at starts[0].
+
+    An entry costs some 12 instructions: a load, an address, and for each of a lane's four numbers a
+    conversion and a product. What made 24 of it is left out: every lane loads one column and one value for
+    all lanes, and no row is masked, since a lane behind the last dimension may read others once more. The
+    next entries are on their way while these are added up.
     """
-    length = tl.sqrt(tl.sum(z_D * z_D, 0))
+    ALIGNED: tl.constexpr = D & -D  # the largest power of 2 that divides D
+    d, i = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_I)
+    inside = d - tl.where(d < D, 0, BLOCK_D - D)
+    row_ptrs = table_ptr + tl.max_contiguous(tl.multiple_of(inside, ALIGNED), ALIGNED)
+    begin, end = tl.load(starts_ptr), tl.load(starts_ptr + 1)
+    columns_ptr += begin
+    values_ptr += begin
+    length = (end - begin).to(tl.int32)
+    z_D = tl.zeros([BLOCK_D], tl.float32)
+    column, value = _entries(columns_ptr, values_ptr, i, length, IS_LONG)
+    for start in range(0, length, BLOCK_I):
+        next_column, next_value = _entries(columns_ptr, values_ptr, start + BLOCK_I + i, length, IS_LONG)
+        row = tl.load(row_ptrs[None, :] + (column * STRIDE_F)[:, None]).to(tl.float32)
+        z_D += tl.sum(value[:, None] * row, 0)
+        column, value = next_column, next_value
+    z_D = tl.where(d < D, z_D, 0.0)
+    size = tl.sqrt(tl.sum(z_D * z_D, 0))
     # 2.2e-15: scikit-learn's bound. As a literal, for a kernel sees no numbers from outside.
-    z_D = z_D / tl.where(length < 2.220446049250313e-15, 1.0, length)
-    k = tl.arange(0, BLOCK_K)
-    distance_K = tl.full([BLOCK_K], float("inf"), z_D.dtype)
-    # Four at a time, whose sums over the warp need not wait for each other; all of them at once are more
-    # numbers than a warp has registers.
-    for first in range(0, K, 4):
-        for i in tl.static_range(4):
-            mask = (d < D) & (first + i < K)
-            c_D = tl.load(centroids_ptr + (first + i) * D + d, mask=mask, other=0.0).to(z_D.dtype)
-            is_this = (k == first + i) & (k < K)
-            distance_K = tl.where(is_this, tl.sum((z_D - c_D) * (z_D - c_D), 0), distance_K)
-    return distance_K
+    return z_D / tl.where(size < 2.220446049250313e-15, 1.0, size)
+
+
+@triton.jit
+def _distances(z_D, centroids_ptr, first, K, D: tl.constexpr, BLOCK_D: tl.constexpr, TILE: tl.constexpr):
+    """Squared distances [TILE] to the clusters from the first one on.
+
+    Four lanes hold a vector, cut into J pieces of W numbers, so that eight clusters share a warp and few sums
+    go across lanes. A cluster at a time, held by all lanes, took nearly three times as many instructions.
+    """
+    W: tl.constexpr = min(16, BLOCK_D)
+    J: tl.constexpr = BLOCK_D // W
+    k = first + tl.arange(0, TILE)[:, None, None]
+    d = tl.arange(0, J)[None, :, None] * W + tl.arange(0, W)[None, None, :]
+    c_KJW = tl.load(centroids_ptr + k * D + d, mask=(k < K) & (d < D), other=0.0).to(tl.float32)
+    gap_KJW = tl.reshape(z_D, [J, W])[None, :, :] - c_KJW
+    return tl.sum(tl.sum(gap_KJW * gap_KJW, 1), 1)
 
 
 @triton.jit
@@ -86,33 +128,29 @@ def _router_score_kernel(
     table_ptr,
     centroids_ptr,
     out_ptr,
-    K,
     temperature,
     STRIDE_F: tl.constexpr,  # known to the compiler, for it to read as many numbers at once as are aligned
+    K: tl.constexpr,
     D: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_K: tl.constexpr,
     POWER: tl.constexpr,
     TOP_K: tl.constexpr,
     IS_NEAREST: tl.constexpr,
-    BLOCK_I: tl.constexpr,
+    IS_LONG: tl.constexpr,
 ):
+    BLOCK_D: tl.constexpr = triton.next_power_of_2(D)
+    BLOCK_K: tl.constexpr = triton.next_power_of_2(K)
+    TILE: tl.constexpr = min(16, BLOCK_K)
+    BLOCK_I: tl.constexpr = max(1, min(32, 4096 // BLOCK_D))  # more numbers than that are spilled
     n = tl.program_id(0).to(tl.int64)
-    begin, end = tl.load(starts_ptr + n), tl.load(starts_ptr + n + 1)
-    d, i = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_I)
-    z_D = tl.zeros([BLOCK_D], tl.float32)
-    for start in range(begin, end, BLOCK_I):
-        is_entry = start + i < end
-        # int64: 500k terms of 100 dimensions are far from 2**31 elements, a larger vocabulary is not.
-        column = tl.load(columns_ptr + start + i, mask=is_entry, other=0).to(tl.int64)
-        value = tl.load(values_ptr + start + i, mask=is_entry, other=0.0).to(tl.float32)
-        mask = is_entry[:, None] & (d < D)[None, :]
-        row = tl.load(table_ptr + column[:, None] * STRIDE_F + d[None, :], mask=mask, other=0.0).to(
-            tl.float32
-        )
-        z_D += tl.sum(value[:, None] * row, 0)
-    distance_K = distances_of(z_D, centroids_ptr, d, K, D, BLOCK_K)
+    z_D = _vector(starts_ptr + n, columns_ptr, values_ptr, table_ptr, STRIDE_F, D, BLOCK_D, IS_LONG, BLOCK_I)
+    # A tile a row, for a warp has not the registers for all centroids at once.
+    tile = tl.arange(0, BLOCK_K // TILE)[:, None]
+    distance_KK = tl.zeros([BLOCK_K // TILE, TILE], tl.float32)
+    for first in range(0, K, TILE):
+        distance_1K = _distances(z_D, centroids_ptr, first, K, D, BLOCK_D, TILE)[None, :]
+        distance_KK = tl.where(tile * TILE == first, distance_1K, distance_KK)
     k = tl.arange(0, BLOCK_K)
+    distance_K = tl.where(k < K, tl.reshape(distance_KK, [BLOCK_K]), float("inf"))
     if IS_NEAREST:
         nearest = tl.min(tl.where(distance_K == tl.min(distance_K, 0), k, BLOCK_K), 0)
         tl.store(out_ptr + n, nearest.to(tl.int64))
@@ -125,12 +163,12 @@ def _router_score_kernel(
 
 
 def _check(starts, columns, values, table_FD, centroids_KD):
-    shapes = [x.shape for x in (starts, columns, values, table_FD, centroids_KD)]
-    fits = [len(shape) for shape in shapes] == [1, 1, 1, 2, 2] and shapes[1] == shapes[2]
-    if not fits or shapes[3][1] != shapes[4][1] or not shapes[0][0] or not shapes[4][0]:
+    inputs = starts, columns, values, table_FD, centroids_KD
+    fits = [x.ndim for x in inputs] == [1, 1, 1, 2, 2] and columns.shape == values.shape
+    if not fits or table_FD.shape[1] != centroids_KD.shape[1] or not starts.shape[0] or not len(centroids_KD):
         raise ValueError(
             "router_score: starts [N + 1], columns and values [entries], table [F, D] and centroids [K, D] "
-            f"must fit together; got {[list(shape) for shape in shapes]}."
+            f"must fit together; got {[list(x.shape) for x in inputs]}."
         )
     refuse_gradients("router_score", values, table_FD, centroids_KD)
 
@@ -152,35 +190,23 @@ def refuse_gradients(name, *inputs):
         )
 
 
-def launch_constants(table_FD, centroids_KD, power, top_k):
-    """What the kernels of the router are compiled for."""
-    K, D = centroids_KD.shape
-    block_k = triton.next_power_of_2(K)
-    return {
-        "STRIDE_F": table_FD.stride(0),
-        "D": D,
-        "BLOCK_D": triton.next_power_of_2(D),
-        "BLOCK_K": block_k,
-        "POWER": power,
-        "TOP_K": block_k if top_k is None or top_k >= K else top_k,
-    }
-
-
-def _launch(starts, columns, values, table_FD, centroids_KD, rule=None, *, block_i=8, num_warps=1):
+def _launch(starts, columns, values, table_FD, centroids_KD, rule=None):
     """Weights by (power, temperature, top_k), or without a rule the nearest clusters; one program a row."""
-    N, K = len(starts) - 1, len(centroids_KD)
+    N, (K, D) = starts.shape[0] - 1, centroids_KD.shape
     power, temperature, top_k = rule or (2, 1.0, None)
     out = starts.new_empty((N, K), dtype=torch.float32) if rule else starts.new_empty(N, dtype=torch.int64)
     if N > 0:  # a grid may not be empty
-        table_FD = table_FD if table_FD.stride(-1) == 1 else table_FD.contiguous()
+        table_FD = table_FD if table_FD.stride(1) == 1 else table_FD.contiguous()
+        stride = table_FD.stride(0)
+        top_k = triton.next_power_of_2(K) if top_k is None or top_k >= K else top_k
+        # 500k terms of 100 dimensions are far from 2**31 numbers, a larger vocabulary is not.
+        is_long = table_FD.shape[0] * stride >= 2**31
         _router_score_kernel[(N,)](
             *(starts.contiguous(), columns.contiguous(), values.contiguous()),
-            *(table_FD, centroids_KD.contiguous(), out),
-            *(K, temperature),
-            **launch_constants(table_FD, centroids_KD, power, top_k),
-            BLOCK_I=block_i,
-            IS_NEAREST=rule is None,
-            num_warps=num_warps,
+            *(table_FD, centroids_KD.contiguous(), out, temperature),
+            # By position: names take Triton longer, and a small launch is nothing but what the CPU does.
+            *(stride, K, D, power, top_k, rule is None, is_long),
+            num_warps=1,
         )
     return out
 

@@ -4,7 +4,14 @@ import torch
 from tests.helpers.numerics import assert_as_accurate
 from xelm_kernels import router_score as op
 
-SHAPES = [(1, 1, 1, 1), (5, 40, 7, 3), (4, 300, 100, 16), (3, 50, 128, 33), (19, 60, 100, 40)]  # N, F, D, K
+SHAPES = [
+    (1, 1, 1, 1),
+    (5, 40, 7, 3),
+    (4, 300, 100, 16),
+    (3, 50, 128, 33),
+    (19, 60, 100, 40),
+    (2, 9, 150, 5),
+]  # N, F, D, K
 RULES = [(2, 0.1, None), (1, 0.1, None), (2, 0.5, 1), (2, 1.0, 2), (1, 0.3, 100)]
 
 
@@ -42,6 +49,45 @@ def test_weights_match_the_definition(shape, rule, device):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_table_of_half_the_size_is_read_as_it_is(dtype, device):
     assert_weights_match(random_inputs(*SHAPES[2], device, dtype), RULES[0])
+
+
+def test_columns_and_starts_of_either_width_give_the_same_weights(device):
+    starts, columns, *rest = random_inputs(*SHAPES[4], device)
+    expected = op._launch(starts, columns, *rest, RULES[0])
+    assert torch.equal(op._launch(starts.int(), columns.long(), *rest, RULES[0]), expected)
+
+
+def test_tables_of_2_to_the_31_numbers_are_addressed_alike(device):
+    N, F, D, K = SHAPES[2]
+    args = random_inputs(N, F, D, K, device)
+    out, rule = torch.empty(N, K, device=device), (D, K, D, 2, 16, False)
+    op._router_score_kernel[(N,)](*args, out, 0.1, *rule, IS_LONG=True, num_warps=1)
+    assert torch.equal(out, op._launch(*args, RULES[0]))
+
+
+@pytest.mark.parametrize("rule", [*RULES[:3], None], ids=str)
+@pytest.mark.parametrize("shape", SHAPES[2:], ids=str)
+def test_rows_give_the_same_bits_in_any_batch(shape, rule, device):
+    starts, *rest = random_inputs(*shape, device)
+    together = op._launch(starts, *rest, rule)
+    for n in range(shape[0]):
+        assert torch.equal(op._launch(starts[n : n + 2], *rest, rule), together[n : n + 1])
+
+
+@pytest.mark.parametrize("num_entries", [31, 32, 33, 64, 150])
+def test_rows_that_end_at_and_beside_a_block_are_added_up_to_their_end(num_entries, device):
+    _, _, _, table, centroids = random_inputs(1, 300, 100, 16, device)
+    starts = torch.tensor([0, num_entries, 2 * num_entries], device=device)
+    columns = torch.randint(300, (2 * num_entries,), dtype=torch.int32).to(device)
+    assert_weights_match([starts, columns, torch.rand(len(columns)).to(device), table, centroids], RULES[0])
+
+
+def test_first_term_without_a_number_harms_no_row_that_lacks_it(device):
+    starts, columns, values, table, centroids = random_inputs(4, 30, 100, 3, device)
+    columns = columns.clamp(min=1)
+    expected = op._launch(starts, columns, values, table, centroids, RULES[0])
+    table[0] = float("nan")
+    assert torch.equal(op._launch(starts, columns, values, table, centroids, RULES[0]), expected)
 
 
 def assert_weights_match(args, rule):

@@ -34,7 +34,17 @@ ON_FOUR = {
     "tp2_sp_dp2": ParallelConfig(2, data_parallel_size=2, sequence_parallel=True),
     "dp4": ParallelConfig(data_parallel_size=4),
 }
-LAYOUTS = ON_TWO | (ON_FOUR if torch.cuda.device_count() >= 4 else {})
+ON_EIGHT = {
+    "tp2_pp2_sp_dp2": ParallelConfig(2, 2, data_parallel_size=2, sequence_parallel=True),
+    "tp4_sp_dp2": ParallelConfig(4, data_parallel_size=2, sequence_parallel=True),
+}
+BY_RANKS = {2: ON_TWO, 4: ON_FOUR, 8: ON_EIGHT}
+LAYOUTS = {
+    name: layout
+    for ranks, layouts in BY_RANKS.items()
+    if torch.cuda.device_count() >= ranks
+    for name, layout in layouts.items()
+}
 LENGTH = {"dtype": "bf16", "train_iters": ITERATIONS, "save_interval": ITERATIONS}
 PRECISIONS = {
     "bf16": {},
@@ -51,7 +61,7 @@ def trained(tmp_path_factory):
     workshop = Workshop(tmp_path_factory.mktemp("layouts"))
     workshop.set_up(SHAPE)
     folders = {}
-    for layouts, ranks in ((ON_TWO, 2), (ON_FOUR, 4)):
+    for ranks, layouts in BY_RANKS.items():
         here = {name: layout for name, layout in layouts.items() if name in LAYOUTS}
         jobs = {
             (precision, name): workshop.job(f"{precision}_{name}", SHAPE, layout=layout, **LENGTH | options)

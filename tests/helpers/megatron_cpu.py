@@ -137,17 +137,18 @@ def write_sources(folder):
             sources.write_sources(prefix, rng.integers(1, shard.sequence_lengths).astype(np.int32))
 
 
-def write_seed_model(folder, shape, *, seed=1):
+def write_seed_model(folder, shape, *, seed=1, dtype="fp32"):
     """A model folder with random weights."""
     from xelm_nemo import parallel
     from xelm_nemo.artifacts import Recipe
     from xelm_nemo.checkpoint import store
+    from xelm_nemo.checkpoint.lazy import DTYPES
     from xelm_nemo.model.config import ParallelConfig
     from xelm_nemo.model.gpt import build_model
 
     with parallel.model_parallel(seed=seed):
-        model = build_model(shape, ParallelConfig(), vocab_size=VOCAB_SIZE, dtype=torch.float32)
-        facts = store.ModelFacts(shape=shape, vocab_size=VOCAB_SIZE, dtype="fp32", tokenizer="none")
+        model = build_model(shape, ParallelConfig(), vocab_size=VOCAB_SIZE, dtype=DTYPES[dtype])
+        facts = store.ModelFacts(shape=shape, vocab_size=VOCAB_SIZE, dtype=dtype, tokenizer="none")
         store.save_model(folder, model, facts, Recipe("model", {}))
 
 

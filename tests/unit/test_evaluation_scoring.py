@@ -9,6 +9,7 @@ import torch
 from tests.helpers.bigrams import BigramModel, LetterTokenizer, encode
 from xelm_nemo.ensemble.placement import Team
 from xelm_nemo.errors import CheckpointError, CorpusError
+from xelm_nemo.evaluation import scoring
 from xelm_nemo.evaluation.scoring import (
     HeldOutDocument,
     ModelSource,
@@ -156,6 +157,15 @@ def test_a_disk_that_refuses_is_heard_before_all_models_have_run(tmp_path):
     with pytest.raises(OSError, match="expert1"):
         run_models([Scores(one, encoded(["ab"]), how) for one in sources], Team())
     assert len(loaded) < 5 and (tmp_path / "expert0.safetensors").is_file()
+
+
+def test_a_long_evaluation_says_how_far_it_is(tmp_path, caplog, monkeypatch):
+    caplog.set_level("INFO")
+    score(source(BigramModel(0)), encoded(), tmp_path / "short", batch_tokens=1)
+    assert " texts" not in caplog.text
+    monkeypatch.setattr(scoring, "_SAY_SECONDS", -1)
+    score(source(BigramModel(0)), encoded(), tmp_path, batch_tokens=1)
+    assert "expert0: 4 of 5 texts" in caplog.text
 
 
 def test_damaged_scores_are_computed_again(tmp_path, caplog):

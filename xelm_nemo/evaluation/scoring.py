@@ -6,6 +6,7 @@ Shape letters: B windows of a batch, S sequence, T scored tokens of a document.
 import hashlib
 import itertools
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 # Tokens with padding to those without, from which on. Attention over packed texts takes a little longer: of
 # an XGLM-564M's passes on an H200 padding was 1.123 of the tokens and 1.095 of the time.
 _WORTH_PACKING = 1.05
+_SAY_SECONDS = 30.0
 
 
 class Model(Protocol):
@@ -167,7 +169,7 @@ class Scores:
         Raises:
             CheckpointError: the model gives a token a log-probability that is not finite.
         """
-        scores = _score(model, self.documents, self.how, packs=self.source.packs)
+        scores = _score(model, self.documents, self.how, self.source)
         _check_finite(self.source.name, scores)
         return torch.cat(scores).numpy()
 
@@ -261,7 +263,9 @@ def _encode(
 
 
 @torch.inference_mode()
-def _score(model: Model, documents: Sequence[EncodedDocument], how: Pass, *, packs: bool) -> list[Tensor]:
+def _score(
+    model: Model, documents: Sequence[EncodedDocument], how: Pass, source: ModelSource
+) -> list[Tensor]:
     scores = [torch.empty(document.num_tokens) for document in documents]
     stride = how.seq_length if how.stride is None else how.stride
     every = [
@@ -271,7 +275,11 @@ def _score(model: Model, documents: Sequence[EncodedDocument], how: Pass, *, pac
     ]
     order: list[Window] = []
     found: list[Tensor] = []
-    for chosen, run in _groups([window.length for window in every], how.batch_tokens, packs=packs):
+    said = time.monotonic()
+    for chosen, run in _groups([one.length for one in every], how.batch_tokens, packs=source.packs):
+        if time.monotonic() - said > _SAY_SECONDS:
+            logger.info("%s: %d of %d texts", source.name, len(order), len(every))
+            said = time.monotonic()
         batch = [every[n] for n in chosen]
         rows = [torch.tensor(documents[one.document].ids[one.start : one.end + 1]) for one in batch]
         order += batch

@@ -10,7 +10,9 @@ import torch
 from tests.helpers.megatron_cpu import VOCAB_SIZE, write_seed_model
 from xelm_nemo import device, parallel
 from xelm_nemo.checkpoint import store
-from xelm_nemo.evaluation.scoring import EncodedDocument, ModelSource, Pass, Scores
+from xelm_nemo.evaluation.documents import EncodedDocument
+from xelm_nemo.evaluation.passes import Pass
+from xelm_nemo.evaluation.scoring import ModelSource, Scores
 from xelm_nemo.model.config import ModelConfig, ParallelConfig
 from xelm_nemo.model.documents import can_pack
 

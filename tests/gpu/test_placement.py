@@ -42,7 +42,9 @@ def score_on_ranks(models, folder, tp, port):
     """What each rank does, as the command."""
     from xelm_nemo import device, parallel
     from xelm_nemo.ensemble.placement import Team
-    from xelm_nemo.evaluation.scoring import EncodedDocument, ModelSource, Pass, Scores, run_models
+    from xelm_nemo.evaluation.documents import EncodedDocument
+    from xelm_nemo.evaluation.passes import Pass
+    from xelm_nemo.evaluation.scoring import ModelSource, Scores, run_models
     from xelm_nemo.model.documents import can_pack
     from xelm_nemo.stages.evaluate import _load
 

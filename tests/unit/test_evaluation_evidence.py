@@ -8,9 +8,10 @@ import pytest
 from tests.helpers.bigrams import BigramModel, LetterTokenizer, encode, letter_clusterer, letter_shares
 from xelm_nemo.ensemble.rules import random_squared_distances
 from xelm_nemo.evaluation.config import RULES, EvaluationConfig
+from xelm_nemo.evaluation.documents import EncodedDocument, HeldOutDocument
 from xelm_nemo.evaluation.evidence import Text, evidence_of
 from xelm_nemo.evaluation.perplexity import Models, evaluate_ensemble
-from xelm_nemo.evaluation.scoring import EncodedDocument, HeldOutDocument, ModelSource
+from xelm_nemo.evaluation.scoring import ModelSource
 from xelm_nemo.router.config import RouterConfig
 
 CENTROIDS = np.array([[1, 0], [0, 1], [0.6, 0.8], [-0.2, 0.3]], dtype=np.float32)

@@ -17,11 +17,12 @@ from tests.helpers.bigrams import (
 from xelm_nemo.ensemble.placement import Team
 from xelm_nemo.errors import ConfigError, CorpusError
 from xelm_nemo.evaluation.config import EvaluationConfig
+from xelm_nemo.evaluation.documents import HeldOutDocument
 from xelm_nemo.evaluation.evidence import Text
 from xelm_nemo.evaluation.perplexity import ALONE, Models, evaluate_ensemble
 from xelm_nemo.evaluation.report import report_markdown, verdict
 from xelm_nemo.evaluation.result import read_results, write_results
-from xelm_nemo.evaluation.scoring import HeldOutDocument, ModelSource
+from xelm_nemo.evaluation.scoring import ModelSource
 from xelm_nemo.router.config import RouterConfig
 
 CENTROIDS = np.array([[1, 0], [0, 1], [0.6, 0.8]], dtype=np.float32)

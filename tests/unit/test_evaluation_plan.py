@@ -4,6 +4,7 @@ from xelm_nemo.config.compose import compose
 from xelm_nemo.ensemble.rules import Ensemble
 from xelm_nemo.errors import ConfigError, CorpusError
 from xelm_nemo.evaluation.config import EvaluationConfig
+from xelm_nemo.evaluation.documents import HeldOutDocument
 from xelm_nemo.evaluation.plan import (
     check_inputs,
     languages_without_expert,
@@ -11,7 +12,7 @@ from xelm_nemo.evaluation.plan import (
     select_documents,
     with_expert,
 )
-from xelm_nemo.evaluation.scoring import HeldOutDocument, ModelSource
+from xelm_nemo.evaluation.scoring import ModelSource
 
 DOCUMENTS = [HeldOutDocument(f"text {n}", "en") for n in range(10)]
 EXPERTS = [ModelSource(f"expert{k}", "", lambda: None) for k in range(2)]

@@ -9,15 +9,10 @@ import torch
 from tests.helpers.bigrams import BigramModel, LetterTokenizer, encode
 from xelm_nemo.ensemble.placement import Team
 from xelm_nemo.errors import CheckpointError, CorpusError
-from xelm_nemo.evaluation import scoring
-from xelm_nemo.evaluation.scoring import (
-    HeldOutDocument,
-    ModelSource,
-    Pass,
-    Scores,
-    encode_documents,
-    run_models,
-)
+from xelm_nemo.evaluation import passes
+from xelm_nemo.evaluation.documents import HeldOutDocument, encode_documents
+from xelm_nemo.evaluation.passes import Pass
+from xelm_nemo.evaluation.scoring import ModelSource, Scores, run_models
 
 TEXTS = ["ab", "b a bb", "a", "bbbb ab", "ba"]
 
@@ -163,7 +158,7 @@ def test_a_long_evaluation_says_how_far_it_is(tmp_path, caplog, monkeypatch):
     caplog.set_level("INFO")
     score(source(BigramModel(0)), encoded(), tmp_path / "short", batch_tokens=1)
     assert " texts" not in caplog.text
-    monkeypatch.setattr(scoring, "_SAY_SECONDS", -1)
+    monkeypatch.setattr(passes, "_SAY_SECONDS", -1)
     score(source(BigramModel(0)), encoded(), tmp_path, batch_tokens=1)
     assert "expert0: 4 of 5 texts" in caplog.text
 

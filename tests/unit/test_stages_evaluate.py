@@ -10,7 +10,9 @@ import torch
 from tests.helpers.megatron_cpu import VOCAB_SIZE, write_seed_model
 from tests.helpers.packed_attention import packed_on_a_cpu
 from xelm_nemo import parallel
-from xelm_nemo.evaluation.scoring import EncodedDocument, ModelSource, Pass, Scores
+from xelm_nemo.evaluation.documents import EncodedDocument
+from xelm_nemo.evaluation.passes import Pass
+from xelm_nemo.evaluation.scoring import ModelSource, Scores
 from xelm_nemo.model.config import ModelConfig
 from xelm_nemo.stages.evaluate import _load
 

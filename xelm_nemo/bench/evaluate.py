@@ -24,9 +24,11 @@ from xelm_nemo.bench import prefix_router
 from xelm_nemo.bench.registry import Case, Provider, Sizes
 from xelm_nemo.config.compose import compose
 from xelm_nemo.evaluation.config import EvaluationConfig
+from xelm_nemo.evaluation.documents import HeldOutDocument, encode_documents
 from xelm_nemo.evaluation.evidence import Text
+from xelm_nemo.evaluation.passes import Pass
 from xelm_nemo.evaluation.perplexity import Models, evaluate_ensemble
-from xelm_nemo.evaluation.scoring import HeldOutDocument, ModelSource, Pass, Scores, encode_documents
+from xelm_nemo.evaluation.scoring import ModelSource, Scores
 from xelm_nemo.model.config import ParallelConfig
 from xelm_nemo.model.documents import can_pack, takes_packed
 from xelm_nemo.model.gpt import DecoderModel, build_model

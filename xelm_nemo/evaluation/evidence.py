@@ -16,7 +16,7 @@ from torch import Tensor
 
 from xelm_nemo.ensemble.mixture import mixture_log_prob
 from xelm_nemo.ensemble.rules import Ensemble, Evidence, ensemble_log_weights, experts_needed
-from xelm_nemo.evaluation.scoring import EncodedDocument, HeldOutDocument
+from xelm_nemo.evaluation.documents import EncodedDocument, HeldOutDocument
 from xelm_nemo.router.config import RouterConfig
 from xelm_nemo.router.pieces import Decoder
 from xelm_nemo.router.router import Router

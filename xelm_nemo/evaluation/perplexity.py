@@ -17,7 +17,9 @@ from xelm_nemo.ensemble.placement import Team
 from xelm_nemo.ensemble.rules import Ensemble, Evidence
 from xelm_nemo.evaluation.config import TEXT_RULES, EvaluationConfig, recorded_evaluation
 from xelm_nemo.evaluation.costs import ensemble_cost
+from xelm_nemo.evaluation.documents import EncodedDocument, HeldOutDocument, encode_documents
 from xelm_nemo.evaluation.evidence import Text, documents_of_experts, evidence_of, mixed_nats, nats_of, routed
+from xelm_nemo.evaluation.passes import Pass
 from xelm_nemo.evaluation.plan import (
     check_inputs,
     languages_without_expert,
@@ -26,15 +28,7 @@ from xelm_nemo.evaluation.plan import (
     with_expert,
 )
 from xelm_nemo.evaluation.result import Cost, EvaluationResult
-from xelm_nemo.evaluation.scoring import (
-    EncodedDocument,
-    HeldOutDocument,
-    ModelSource,
-    Pass,
-    Scores,
-    encode_documents,
-    run_models,
-)
+from xelm_nemo.evaluation.scoring import ModelSource, Scores, run_models
 from xelm_nemo.evaluation.summary import summarise, tabulate
 from xelm_nemo.evaluation.targets import part_without_target, warn_of_left_out
 from xelm_nemo.router.config import RouterConfig

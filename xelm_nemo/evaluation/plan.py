@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from xelm_nemo.ensemble.rules import SCORE_RULES, Ensemble
 from xelm_nemo.errors import ConfigError, CorpusError
 from xelm_nemo.evaluation.config import SPREAD_RULES, EvaluationConfig, rule_problems
-from xelm_nemo.evaluation.scoring import HeldOutDocument, ModelSource
+from xelm_nemo.evaluation.documents import HeldOutDocument
+from xelm_nemo.evaluation.scoring import ModelSource
 
 logger = logging.getLogger(__name__)
 

@@ -1,94 +1,28 @@
-"""Log-probabilities that one model gives the tokens of held-out documents, kept on disk once known.
+"""Log-probabilities that models give the tokens of held-out documents, kept on disk once known.
 
-Shape letters: B windows of a batch, S sequence, T scored tokens of a document.
+Shape letters: T scored tokens of a document.
 """
 
 import hashlib
 import itertools
 import logging
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
-from xelm_nemo import device
-from xelm_nemo.corpus.examples import num_source_tokens
-from xelm_nemo.ensemble.batches import batches
 from xelm_nemo.ensemble.placement import Team
-from xelm_nemo.errors import ArtifactError, CheckpointError, CorpusError
-from xelm_nemo.evaluation.windows import Window, windows
+from xelm_nemo.errors import ArtifactError, CheckpointError
+from xelm_nemo.evaluation.documents import EncodedDocument
+from xelm_nemo.evaluation.passes import Model, Pass, log_probs
 from xelm_nemo.files import fingerprint, load_arrays, save_arrays
-from xelm_nemo.router.pieces import Decoder
 
 logger = logging.getLogger(__name__)
-
-# Tokens with padding to those without, from which on. Attention over packed texts takes a little longer: of
-# an XGLM-564M's passes on an H200 padding was 1.123 of the tokens and 1.095 of the time.
-_WORTH_PACKING = 1.05
-_SAY_SECONDS = 30.0
-
-
-class Model(Protocol):
-    """A causal model, ready to evaluate."""
-
-    def __call__(self, tokens_BS: Tensor, target_BS: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
-        """Log-probability of the target of each token, [B, S].
-
-        No logits leave the model, so that it may compute it without ever having them in memory.
-
-        Args:
-            tokens_BS: token ids.
-            target_BS: of each token.
-            lengths: of the texts that lie end to end in the one row; only where the source `packs`.
-        """
-
-
-@dataclass(frozen=True)
-class HeldOutDocument:
-    """A document to evaluate on; without a language or a cluster it counts in the overall figures only.
-
-    Of instruction data `source` is the beginning of the text, which gives context and does not count.
-    """
-
-    text: str
-    lang: str | None = None
-    cluster: int | None = None
-    source: str | None = None
-
-
-@dataclass(frozen=True)
-class EncodedDocument:
-    """The tokens of a document that a model sees; all but the first are scored.
-
-    Attributes:
-        ids: token ids, whole or cut on the right to the context length plus one.
-        num_bytes: UTF-8 bytes of the text that the counted ids stand for.
-        is_truncated: whether text was cut off.
-        num_context: scored tokens at the beginning that do not count.
-    """
-
-    ids: tuple[int, ...]
-    num_bytes: int
-    is_truncated: bool
-    num_context: int = 0
-
-    @property
-    def num_tokens(self) -> int:
-        """Number of scored tokens, T."""
-        return len(self.ids) - 1
-
-    @property
-    def num_counted(self) -> int:
-        """Number of scored tokens that count."""
-        return self.num_tokens - self.num_context
 
 
 @dataclass(frozen=True)
@@ -108,42 +42,6 @@ class ModelSource:
     load: Callable[[], Model]
     prefetch: Callable[[], None] = lambda: None
     packs: bool = False
-
-
-@dataclass(frozen=True)
-class Pass:
-    """How documents are put through a model.
-
-    Attributes:
-        seq_length: context length of the models.
-        stride: how far windows move on in longer documents; None cuts these off.
-        batch_tokens: tokens of a forward pass, padding included where texts are padded.
-        device: where the model is.
-        folder: holds each model's `<name>.safetensors`, written when all its documents are scored.
-    """
-
-    seq_length: int
-    stride: int | None
-    batch_tokens: int
-    device: torch.device | str
-    folder: Path
-
-
-def encode_documents(
-    documents: Sequence[HeldOutDocument],
-    *,
-    encode: Callable[[str], Sequence[int]],
-    tokenizer: Decoder,
-    seq_length: int | None,
-) -> list[EncodedDocument]:
-    """Tokenise documents; cut on the right to seq_length + 1 tokens, unless that is None.
-
-    Where an example's source is as long as that, none of its tokens counts.
-
-    Raises:
-        CorpusError: a document has no token to score.
-    """
-    return [_encode(document, encode, tokenizer, seq_length) for document in documents]
 
 
 @dataclass(frozen=True)
@@ -169,7 +67,7 @@ class Scores:
         Raises:
             CheckpointError: the model gives a token a log-probability that is not finite.
         """
-        scores = _score(model, self.documents, self.how, self.source)
+        scores = log_probs(model, self.documents, self.how, name=self.source.name, packs=self.source.packs)
         _check_finite(self.source.name, scores)
         return torch.cat(scores).numpy()
 
@@ -236,90 +134,6 @@ def _run(scores: Scores, after: ModelSource | None, *, is_ours: bool) -> NDArray
     if after is not None:
         after.prefetch()
     return scores.compute(model) if is_ours else None
-
-
-def _encode(
-    document: HeldOutDocument,
-    encode: Callable[[str], Sequence[int]],
-    tokenizer: Decoder,
-    seq_length: int | None,
-) -> EncodedDocument:
-    text, ids = document.text, tuple(encode(document.text))
-    if len(ids) < 2:
-        raise CorpusError(
-            f"document {text[:40]!r} has {len(ids)} tokens, so none to score; remove it from the split."
-        )
-    source, context = document.source or "", 0
-    if source:
-        context = int(num_source_tokens(len(ids), len(encode(source)))) - 1
-    counted = text.removeprefix(source)
-    is_truncated = seq_length is not None and len(ids) > seq_length + 1
-    if is_truncated and seq_length is not None:
-        ids, context = ids[: seq_length + 1], min(context, seq_length)
-        counted = tokenizer.decode(
-            ids[context + 1 :], skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-    return EncodedDocument(ids, len(counted.encode()), is_truncated, context)
-
-
-@torch.inference_mode()
-def _score(
-    model: Model, documents: Sequence[EncodedDocument], how: Pass, source: ModelSource
-) -> list[Tensor]:
-    scores = [torch.empty(document.num_tokens) for document in documents]
-    stride = how.seq_length if how.stride is None else how.stride
-    every = [
-        window
-        for n, document in enumerate(documents)
-        for window in windows(n, document.num_tokens, seq_length=how.seq_length, stride=stride)
-    ]
-    order: list[Window] = []
-    found: list[Tensor] = []
-    said = time.monotonic()
-    for chosen, run in _groups([one.length for one in every], how.batch_tokens, packs=source.packs):
-        if time.monotonic() - said > _SAY_SECONDS:
-            logger.info("%s: %d of %d texts", source.name, len(order), len(every))
-            said = time.monotonic()
-        batch = [every[n] for n in chosen]
-        rows = [torch.tensor(documents[one.document].ids[one.start : one.end + 1]) for one in batch]
-        order += batch
-        # Read after the last batch, so that the device never waits for this process.
-        found.append(run(model, rows, how.device).to("cpu", non_blocking=True))
-    device.wait(how.device)
-    log_p_N = torch.cat(found)
-    for window, log_p_T in zip(order, torch.split(log_p_N, [one.length for one in order]), strict=True):
-        skipped = window.scored_from - window.start
-        scores[window.document][window.scored_from : window.end] = log_p_T[skipped:]
-    return scores
-
-
-def _groups(
-    lengths: Sequence[int], batch_tokens: int, *, packs: bool
-) -> Iterator[tuple[list[int], Callable[..., Tensor]]]:
-    """Texts that go through the model together, and how: packed where that leaves much padding out."""
-    loose: list[int] = []
-    for group in batches(lengths, batch_tokens):
-        padded, packed = len(group) * lengths[group[0]], sum(lengths[n] for n in group)
-        if packs and padded > _WORTH_PACKING * packed:
-            loose += group
-        else:
-            yield group, _run_padded
-    for group in batches([lengths[n] for n in loose], batch_tokens, padded=False):
-        yield [loose[n] for n in group], _run_packed
-
-
-def _run_padded(model: Model, rows: list[Tensor], place: torch.device | str) -> Tensor:
-    """Log-probabilities of texts one after another, [N]; padding is on the right, where no target looks."""
-    tokens_BS = device.sent(pad_sequence(rows, batch_first=True), place)
-    log_p_BS = model(tokens_BS[:, :-1], tokens_BS[:, 1:]).float()
-    return torch.cat([log_p_S[: len(row) - 1] for log_p_S, row in zip(log_p_BS, rows, strict=True)])
-
-
-def _run_packed(model: Model, rows: list[Tensor], place: torch.device | str) -> Tensor:
-    """The same of a model that takes them end to end."""
-    tokens_N = device.sent(torch.cat([row[:-1] for row in rows]), place)
-    target_N = device.sent(torch.cat([row[1:] for row in rows]), place)
-    return model(tokens_N[None], target_N[None], [len(row) - 1 for row in rows])[0].float()
 
 
 def _check_finite(name: str, scores: Sequence[Tensor]) -> None:

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xelm_nemo.evaluation.bootstrap import bootstrap_perplexities, interval95
+from xelm_nemo.evaluation.documents import EncodedDocument, HeldOutDocument
 from xelm_nemo.evaluation.result import Comparison, Cost, EvaluationResult, ModelResult, Score
-from xelm_nemo.evaluation.scoring import EncodedDocument, HeldOutDocument
 
 Label = TypeVar("Label", str, int)
 

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from xelm_nemo.errors import CorpusError
-from xelm_nemo.evaluation.scoring import EncodedDocument, HeldOutDocument
+from xelm_nemo.evaluation.documents import EncodedDocument, HeldOutDocument
 
 logger = logging.getLogger(__name__)
 Subsets = Mapping[str, Sequence[HeldOutDocument]]

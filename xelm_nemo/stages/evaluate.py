@@ -31,8 +31,8 @@ from xelm_nemo.stages.tasks import score_tasks, stamps
 from xelm_nemo.stages.train import TRAIN
 
 if TYPE_CHECKING:
+    from xelm_nemo.evaluation.documents import HeldOutDocument
     from xelm_nemo.evaluation.perplexity import Models
-    from xelm_nemo.evaluation.scoring import HeldOutDocument
 
 logger = logging.getLogger(__name__)
 RESULT, REPORT_MD = "result.json", "report.md"
@@ -143,7 +143,7 @@ def _tensor_parallel_size(run: Run) -> int:
 
 
 def _held_out(run: Run, subset: str, clusterer: Clusterer) -> "list[HeldOutDocument]":
-    from xelm_nemo.evaluation.scoring import HeldOutDocument
+    from xelm_nemo.evaluation.documents import HeldOutDocument
 
     documents = list(run.subset(subset))
     return [
@@ -217,7 +217,7 @@ def _check_fits(name: str, facts: ModelFacts, run: Run) -> None:
 
 
 def _load(folder: Path, tensor_model_parallel_size: int) -> Any:
-    """A model as `evaluation.scoring` runs it."""
+    """A model as `evaluation.passes` runs it."""
     from xelm_nemo.checkpoint import store
     from xelm_nemo.model.config import ParallelConfig
 

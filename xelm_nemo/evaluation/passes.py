@@ -81,6 +81,22 @@ def log_probs(
         for n, document in enumerate(documents)
         for window in windows(n, document.num_tokens, seq_length=how.seq_length, stride=stride)
     ]
+    for window, log_p_T in _log_probs_of(every, model, documents, how, name=name, packs=packs):
+        skipped = window.scored_from - window.start
+        scores[window.document][window.scored_from : window.end] = log_p_T[skipped:]
+    return scores
+
+
+def _log_probs_of(
+    every: Sequence[Window],
+    model: Model,
+    documents: Sequence[EncodedDocument],
+    how: Pass,
+    *,
+    name: str,
+    packs: bool,
+) -> Iterator[tuple[Window, Tensor]]:
+    """Windows in the order of their batches, each with its log-probabilities."""
     order: list[Window] = []
     found: list[Tensor] = []
     said = time.monotonic()
@@ -94,11 +110,7 @@ def log_probs(
         # Read after the last batch, so that the device never waits for this process.
         found.append(run(model, rows, how.device).to("cpu", non_blocking=True))
     device.wait(how.device)
-    log_p_N = torch.cat(found)
-    for window, log_p_T in zip(order, torch.split(log_p_N, [one.length for one in order]), strict=True):
-        skipped = window.scored_from - window.start
-        scores[window.document][window.scored_from : window.end] = log_p_T[skipped:]
-    return scores
+    return zip(order, torch.split(torch.cat(found), [one.length for one in order]), strict=True)
 
 
 def _groups(

@@ -18,7 +18,9 @@ from xelm_kernels.optional_triton import tl, triton
 from xelm_kernels.router_score import (
     TOO_SHORT,
     check_rule,
+    num_kept,
     refuse_gradients,
+    unit,
     weights_of,
     weights_ref,
 )
@@ -64,9 +66,7 @@ def _distances(z_D, centroids_ptr, d, K, D: tl.constexpr, BLOCK_K: tl.constexpr)
 
     They are infinite behind the last cluster.
     """
-    length = tl.sqrt(tl.sum(z_D * z_D, 0))
-    # 2.2e-15: scikit-learn's bound. As a literal, for a kernel sees no numbers from outside.
-    z_D = z_D / tl.where(length < 2.220446049250313e-15, 1.0, length)
+    z_D = unit(z_D)
     k = tl.arange(0, BLOCK_K)
     distance_K = tl.full([BLOCK_K], float("inf"), z_D.dtype)
     # Four at a time, whose sums over the warp need not wait for each other; all of them at once are more
@@ -134,7 +134,6 @@ def _check(starts, settled_starts, settled, open_starts, opened, idf_F, table_FD
 def _launch(starts, settled_starts, settled, open_starts, opened, idf_F, table_FD, c_KD, rule):
     """Weights by (power, temperature, top_k); one program, of one warp, a document."""
     (K, D), (power, temperature, top_k) = c_KD.shape, rule
-    block_k = triton.next_power_of_2(K)
     out_TK = torch.empty(len(settled_starts) - 1, K, dtype=torch.float32, device=starts.device)
     if len(out_TK) > 0:  # a grid may not be empty
         table_FD = table_FD if table_FD.stride(-1) == 1 else table_FD.contiguous()
@@ -146,9 +145,9 @@ def _launch(starts, settled_starts, settled, open_starts, opened, idf_F, table_F
             STRIDE_F=table_FD.stride(0),
             D=D,
             BLOCK_D=triton.next_power_of_2(D),
-            BLOCK_K=block_k,
+            BLOCK_K=triton.next_power_of_2(K),
             POWER=power,
-            TOP_K=block_k if top_k is None or top_k >= K else top_k,
+            TOP_K=num_kept(top_k, K),
             num_warps=1,
         )
     return out_TK

@@ -41,6 +41,14 @@ def weights_ref(distance_NK, power, temperature, top_k):
 
 
 @triton.jit
+def unit(z_D):
+    """A vector divided by its length, or as it is where that is too short."""
+    length = tl.sqrt(tl.sum(z_D * z_D, 0))
+    # 2.2e-15: scikit-learn's bound. As a literal, for a kernel sees no numbers from outside.
+    return z_D / tl.where(length < 2.220446049250313e-15, 1.0, length)
+
+
+@triton.jit
 def _entries(columns_ptr, values_ptr, i, length, IS_LONG: tl.constexpr):
     """Columns and values; behind the last entry its column once more, with a value of 0."""
     inside = tl.maximum(tl.minimum(i, length - 1), 0)
@@ -82,10 +90,7 @@ def _vector(
         row = tl.load(row_ptrs[None, :] + (column * STRIDE_F)[:, None]).to(tl.float32)
         z_D += tl.sum(value[:, None] * row, 0)
         column, value = next_column, next_value
-    z_D = tl.where(d < D, z_D, 0.0)
-    size = tl.sqrt(tl.sum(z_D * z_D, 0))
-    # 2.2e-15: scikit-learn's bound. As a literal, for a kernel sees no numbers from outside.
-    return z_D / tl.where(size < 2.220446049250313e-15, 1.0, size)
+    return unit(tl.where(d < D, z_D, 0.0))
 
 
 @triton.jit
@@ -190,6 +195,11 @@ def refuse_gradients(name, *inputs):
         )
 
 
+def num_kept(top_k, K):
+    """What kernels know top_k as: all that a block has room for where no cluster is left out."""
+    return triton.next_power_of_2(K) if top_k is None or top_k >= K else top_k
+
+
 def _launch(starts, columns, values, table_FD, centroids_KD, rule=None):
     """Weights by (power, temperature, top_k), or without a rule the nearest clusters; one program a row."""
     N, (K, D) = starts.shape[0] - 1, centroids_KD.shape
@@ -198,14 +208,13 @@ def _launch(starts, columns, values, table_FD, centroids_KD, rule=None):
     if N > 0:  # a grid may not be empty
         table_FD = table_FD if table_FD.stride(1) == 1 else table_FD.contiguous()
         stride = table_FD.stride(0)
-        top_k = triton.next_power_of_2(K) if top_k is None or top_k >= K else top_k
         # 500k terms of 100 dimensions are far from 2**31 numbers, a larger vocabulary is not.
         is_long = table_FD.shape[0] * stride >= 2**31
         _router_score_kernel[(N,)](
             *(starts.contiguous(), columns.contiguous(), values.contiguous()),
             *(table_FD, centroids_KD.contiguous(), out, temperature),
             # By position: names take Triton longer, and a small launch is nothing but what the CPU does.
-            *(stride, K, D, power, top_k, rule is None, is_long),
+            *(stride, K, D, power, num_kept(top_k, K), rule is None, is_long),
             num_warps=1,
         )
     return out

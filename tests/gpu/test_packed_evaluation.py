@@ -1,16 +1,15 @@
 """Texts that go through a model end to end on a GPU have the scores that they have alone."""
 
 import dataclasses
-import random
 
 import numpy as np
 import pytest
 import torch
 
-from tests.helpers.megatron_cpu import VOCAB_SIZE, write_seed_model
+from tests.helpers.held_out import mixed_documents, noting
+from tests.helpers.megatron_cpu import write_seed_model
 from xelm_nemo import device, parallel
 from xelm_nemo.checkpoint import store
-from xelm_nemo.evaluation.documents import EncodedDocument
 from xelm_nemo.evaluation.passes import Pass
 from xelm_nemo.evaluation.scoring import ModelSource, Scores
 from xelm_nemo.model.config import ModelConfig, ParallelConfig
@@ -40,25 +39,13 @@ def folder(request, tmp_path_factory):
     return folder
 
 
-def documents():
-    draw = random.Random(0)
-    lengths = [2, 3, CONTEXT, CONTEXT + 1, 3 * CONTEXT, *(draw.randrange(2, CONTEXT) for _ in range(60))]
-    return [
-        EncodedDocument(tuple(draw.randrange(3, VOCAB_SIZE) for _ in range(length)), length, False)
-        for length in lengths
-    ]
-
-
 def scores(model, folder, *, packs, batch_tokens):
     """Of all tokens; what is packed is seen to be."""
     together = []
-
-    def noting(tokens, targets, lengths=None):
-        together.append(len(lengths or [1]))
-        return model(tokens, targets, lengths)
-
+    model = noting(model, together)
     how = Pass(CONTEXT, CONTEXT // 2, batch_tokens, device.device(), folder)
-    found = Scores(ModelSource("any", "", lambda: noting, packs=packs), documents(), how).compute(noting)
+    source = ModelSource("any", "", lambda: model, packs=packs)
+    found = Scores(source, mixed_documents(CONTEXT), how).compute(model)
     assert (max(together) > 5) == packs
     return found
 

@@ -1,13 +1,13 @@
 """Models that two GPUs score, each its own or one together, have the scores that one GPU gives them."""
 
 import os
-import random
 
 import numpy as np
 import pytest
 import torch
 
-from tests.helpers.megatron_cpu import VOCAB_SIZE, free_ports, on_ranks, write_seed_model
+from tests.helpers.held_out import mixed_documents
+from tests.helpers.megatron_cpu import free_ports, on_ranks, write_seed_model
 from xelm_nemo.files import load_arrays
 from xelm_nemo.model.config import ModelConfig
 
@@ -42,18 +42,13 @@ def score_on_ranks(models, folder, tp, port):
     """What each rank does, as the command."""
     from xelm_nemo import device, parallel
     from xelm_nemo.ensemble.placement import Team
-    from xelm_nemo.evaluation.documents import EncodedDocument
     from xelm_nemo.evaluation.passes import Pass
     from xelm_nemo.evaluation.scoring import ModelSource, Scores, run_models
     from xelm_nemo.model.documents import can_pack
     from xelm_nemo.stages.evaluate import _load
 
     os.environ["MASTER_PORT"] = str(port)
-    draw = random.Random(0)
-    documents = [
-        EncodedDocument(tuple(draw.randrange(3, VOCAB_SIZE) for _ in range(length)), length, False)
-        for length in (2, 3, CONTEXT, 3 * CONTEXT, *(draw.randrange(2, CONTEXT) for _ in range(60)))
-    ]
+    documents = mixed_documents(CONTEXT)
     with parallel.model_parallel(tensor_model_parallel_size=tp) as layout:
         how = Pass(CONTEXT, CONTEXT // 2, 2048, device.device(), folder)
         packs = can_pack(SHAPE, torch.bfloat16)

@@ -7,10 +7,10 @@ import random
 import pytest
 import torch
 
-from tests.helpers.megatron_cpu import VOCAB_SIZE, write_seed_model
+from tests.helpers.held_out import noting, random_documents
+from tests.helpers.megatron_cpu import write_seed_model
 from tests.helpers.packed_attention import packed_on_a_cpu
 from xelm_nemo import parallel
-from xelm_nemo.evaluation.documents import EncodedDocument
 from xelm_nemo.evaluation.passes import Pass
 from xelm_nemo.evaluation.scoring import ModelSource, Scores
 from xelm_nemo.model.config import ModelConfig
@@ -44,25 +44,16 @@ WAYS = {"padded": contextlib.nullcontext, "masked": contextlib.nullcontext, "pac
 def test_batches_padding_and_packing_change_no_score_of_a_model_with_attention(
     model_folder, tmp_path, stride, way
 ):
-    draw = random.Random(0)
     lengths = [2, 17, 9, 3, 30, 16, 12, 2, 24, 17]  # the context and a token, and longer ones, among them
-    documents = [
-        EncodedDocument(tuple(draw.randrange(3, VOCAB_SIZE) for _ in range(length)), length, False)
-        for length in lengths
-    ]
+    documents = random_documents(lengths, random.Random(0))
     with parallel.model_parallel(alone=True):
-        model = _load(model_folder, 1)
-
         together = []  # how many texts a row had
-
-        def noting(tokens, targets, lengths=None):
-            together.append(len(lengths or [1]))
-            return model(tokens, targets, lengths)
+        model = noting(_load(model_folder, 1), together)
 
         def scores(batch_tokens, *, packs):
             how = Pass(16, stride, batch_tokens, "cpu", tmp_path)
-            source = ModelSource("any", "", lambda: noting, packs=packs)
-            return torch.from_numpy(Scores(source, documents, how).compute(noting))
+            source = ModelSource("any", "", lambda: model, packs=packs)
+            return torch.from_numpy(Scores(source, documents, how).compute(model))
 
         ids = torch.tensor([documents[1].ids])
         moved = model(ids[:, 1:-1], ids[:, 2:])[:, -1] - model(ids[:, :-1], ids[:, 1:])[:, -1]
